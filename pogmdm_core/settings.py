@@ -1,0 +1,116 @@
+"""Settings of the reconstruction: one frozen schema, documented field by field.
+
+`gadget.settings` extends the same schema with what concerns the scanner side, so there is one
+set of names from XML property to sampler.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    """A frozen group of settings in which unknown names are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SamplerSettings(Section):
+    """Posterior sampling and maximum a-posteriori (MAP) estimate."""
+
+    method: Literal["renoise", "paper"] = Field(
+        "renoise",
+        description="renoise: denoise, conjugate-gradient data step, fresh noise; paper: Algorithm 1 of the paper",
+    )
+    n_samples: int = Field(8, ge=0, le=256, description="posterior samples; 0 gives the MAP image alone")
+    n_steps: int = Field(50, ge=1, le=5000, description="noise levels the sampler visits")
+    start_level: float = Field(
+        0.1, gt=0, le=10, description="noise level the sampler starts from, units of the image scale"
+    )
+    end_level: float = Field(0.01, gt=0, le=1, description="last noise level, units of the image scale")
+    corrector: int = Field(1, ge=0, le=20, description="Langevin corrector steps per level (paper only)")
+    likelihood: Literal["exact", "unit", "annealed"] = Field(
+        "exact",
+        description="exact: weighted by the measured noise (renoise); "
+        "unit: step 1 of the paper; annealed: step level^2/(level^2 + noise^2) (both paper only)",
+    )
+    cg_steps: int = Field(4, ge=1, le=50, description="conjugate-gradient steps of one data step (renoise)")
+    seed: int = Field(0, ge=0, description="sample i uses a generator of its own, seeded from (seed, i)")
+    batch: int = Field(0, ge=0, description="samples computed at once; 0 chooses. Results do not depend on it")
+    map_steps: int = Field(200, ge=0, le=5000, description="most iterations of the MAP estimate; 0 skips it")
+    map_level: float | None = Field(
+        None, gt=0, le=0.5, description="noise level at which the MAP prior is taken; empty: from the noise"
+    )
+    map_tolerance: float = Field(1e-4, ge=0, lt=1, description="relative change at which the MAP stops")
+
+    @model_validator(mode="after")
+    def _likelihood_belongs_to_method(self) -> SamplerSettings:
+        if self.method == "renoise" and self.likelihood != "exact":
+            raise ValueError(f"likelihood={self.likelihood} belongs to method=paper; renoise uses exact")
+        if self.method == "paper" and self.likelihood == "exact":
+            raise ValueError("method=paper needs likelihood=unit or annealed")
+        if self.end_level >= self.start_level:
+            raise ValueError(f"end_level {self.end_level} must be below start_level {self.start_level}")
+        return self
+
+
+class CoilSettings(Section):
+    """Coil sensitivities: how they are found and whether they move during sampling."""
+
+    n_virtual: int | None = Field(
+        None, ge=1, le=256, description="compress to this many virtual coils after whitening; empty: all"
+    )
+    init: Literal["nlinv", "zero_filled", "acs"] = Field(
+        "nlinv", description="warm start: joint Gauss-Newton estimate, zero-filled (paper), or k-space centre"
+    )
+    newton_steps: int = Field(10, ge=1, le=20, description="Gauss-Newton steps of the nlinv warm start")
+    update_every: int = Field(
+        0, ge=0, le=1000, description="update the maps every so many sampler levels; 0 keeps the warm start's"
+    )
+    smoothness: float = Field(1.0, gt=0, le=1000, description="weight mu of the smoothness prior in an update")
+    boundary: Literal["dirichlet", "neumann"] = Field(
+        "dirichlet", description="maps at the edge of the field of view: zero or free"
+    )
+
+
+class UncertaintySettings(Section):
+    """The standard-deviation map."""
+
+    method: Literal["samples", "off"] = Field(
+        "samples",
+        description="samples: standard deviation over posterior samples; relative, not a calibrated error bar",
+    )
+
+
+class Settings(Section):
+    """Everything `reconstruct` can be told.
+
+    The names of the `sampler` section may be given directly: ``Settings(n_samples=10)`` is
+    ``Settings(sampler={"n_samples": 10})``.
+    """
+
+    sampler: SamplerSettings = Field(default_factory=SamplerSettings)
+    coils: CoilSettings = Field(default_factory=CoilSettings)
+    uncertainty: UncertaintySettings = Field(default_factory=UncertaintySettings)
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: a GPU when there is one; cpu; cuda[:n]"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sampler_names_at_top(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        short = {k: v for k, v in values.items() if k in SamplerSettings.model_fields}
+        if not short:
+            return values
+        sampler = values.get("sampler", {})
+        if isinstance(sampler, SamplerSettings):
+            sampler = sampler.model_dump()
+        clash = sorted(short.keys() & sampler.keys())
+        if clash:
+            raise ValueError(f"{clash[0]} is given twice: at the top and in the section sampler")
+        rest = {k: v for k, v in values.items() if k not in short}
+        return {**rest, "sampler": {**sampler, **short}}
