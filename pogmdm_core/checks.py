@@ -12,9 +12,7 @@ from pogmdm_core.errors import DataError
 def cartesian_frame(kspace: torch.Tensor, mask: torch.Tensor, noise_std: float | None) -> None:
     """Check the parts of a Cartesian `KSpaceFrame`; raises DataError E305, E330, E331 or E332."""
     if kspace.ndim != 3 or not kspace.is_complex():
-        raise DataError(
-            305, f"kspace must be complex (coil, ky, kx), got {kspace.dtype} {tuple(kspace.shape)}."
-        )
+        raise DataError(305, f"kspace must be complex (coil, ky, kx), got {kspace.dtype} {tuple(kspace.shape)}.")
     if mask.dtype != torch.bool or tuple(mask.shape) != tuple(kspace.shape[1:]):
         raise DataError(
             305,

@@ -40,9 +40,7 @@ class KSpaceFrame:
     noise_std: float | None = None
 
     @classmethod
-    def cartesian(
-        cls, kspace: torch.Tensor, mask: torch.Tensor, noise_std: float | None = None
-    ) -> KSpaceFrame:
+    def cartesian(cls, kspace: torch.Tensor, mask: torch.Tensor, noise_std: float | None = None) -> KSpaceFrame:
         """Make a frame from samples on the Cartesian grid.
 
         Parameters

@@ -25,11 +25,13 @@ class SamplerSettings(Section):
         description="renoise: denoise, conjugate-gradient data step, fresh noise; paper: Algorithm 1 of the paper",
     )
     n_samples: int = Field(8, ge=0, le=256, description="posterior samples; 0 gives the MAP image alone")
-    n_steps: int = Field(50, ge=1, le=5000, description="noise levels the sampler visits")
+    n_steps: int = Field(20, ge=1, le=5000, description="noise levels the sampler visits")
     start_level: float = Field(
-        0.1, gt=0, le=10, description="noise level the sampler starts from, units of the image scale"
+        0.2, gt=0.05, le=10, description="noise level the sampler starts from, units of the image scale"
     )
-    end_level: float = Field(0.01, gt=0, le=1, description="last noise level, units of the image scale")
+    end_level: float | None = Field(
+        None, gt=0, le=1, description="last noise level, units of the image scale; empty: from the noise"
+    )
     corrector: int = Field(1, ge=0, le=20, description="Langevin corrector steps per level (paper only)")
     likelihood: Literal["exact", "unit", "annealed"] = Field(
         "exact",
@@ -51,7 +53,7 @@ class SamplerSettings(Section):
             raise ValueError(f"likelihood={self.likelihood} belongs to method=paper; renoise uses exact")
         if self.method == "paper" and self.likelihood == "exact":
             raise ValueError("method=paper needs likelihood=unit or annealed")
-        if self.end_level >= self.start_level:
+        if self.end_level is not None and self.end_level >= self.start_level:
             raise ValueError(f"end_level {self.end_level} must be below start_level {self.start_level}")
         return self
 

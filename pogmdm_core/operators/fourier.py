@@ -1,0 +1,72 @@
+"""Fourier sampling of images: what the scanner measures of one coil image.
+
+All transforms are centred and unitary: DC of an `(ny, nx)` grid is at `(ny // 2, nx // 2)`.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from pogmdm_core.frame import KSpaceFrame
+from pogmdm_core.operators.linear import LinearOperator
+
+_AXES = (-2, -1)
+
+
+def centred_fft(image: torch.Tensor, axes: tuple[int, ...] = _AXES) -> torch.Tensor:
+    """Unitary centred Fourier transform over `axes`."""
+    return torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(image, axes), dim=axes, norm="ortho"), axes)
+
+
+def centred_ifft(kspace: torch.Tensor, axes: tuple[int, ...] = _AXES) -> torch.Tensor:
+    """Inverse of `centred_fft`."""
+    return torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(kspace, axes), dim=axes, norm="ortho"), axes)
+
+
+class CartesianFourier(LinearOperator):
+    """Fourier transform followed by a sampling mask.
+
+    Parameters
+    ----------
+    mask
+        bool `(ky, kx)`, DC centred.
+
+    Notes
+    -----
+    The normal operator is a periodic convolution. It commutes with shifts, so it needs no centring,
+    and when the mask depends on one axis only, transforms along the other cancel exactly.
+    """
+
+    norm = 1.0
+
+    def __init__(self, mask: torch.Tensor) -> None:
+        self.mask = mask
+        self.shape = (int(mask.shape[0]), int(mask.shape[1]))
+        self.n_samples = int(mask.sum())
+        # the one axis along which samples were left out, or None for a two-dimensional pattern
+        self._axis: int | None = None
+        pattern = mask
+        if bool((mask == mask[:, :1]).all()):
+            self._axis, pattern = -2, mask[:, :1]
+        elif bool((mask == mask[:1, :]).all()):
+            self._axis, pattern = -1, mask[:1, :]
+        self._pattern = torch.fft.ifftshift(pattern).to(torch.float32)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Images `(..., y, x)` to k-space on the grid `(..., ky, kx)`, zero where not measured."""
+        return centred_fft(x) * self.mask
+
+    def adjoint(self, y: torch.Tensor) -> torch.Tensor:
+        """K-space `(..., ky, kx)` to zero-filled images `(..., y, x)`."""
+        return centred_ifft(y * self.mask)
+
+    def normal(self, x: torch.Tensor) -> torch.Tensor:
+        """Images to images, `(..., y, x)`."""
+        if self._axis is not None:
+            return torch.fft.ifft(torch.fft.fft(x, dim=self._axis).mul_(self._pattern), dim=self._axis)
+        return torch.fft.ifft2(torch.fft.fft2(x).mul_(self._pattern))
+
+
+def fourier_operator(frame: KSpaceFrame) -> CartesianFourier:
+    """Choose the Fourier operator that belongs to a frame."""
+    return CartesianFourier(frame.mask)

@@ -1,0 +1,171 @@
+"""The product of Gaussian mixture diffusion model: energy, score and denoiser of images.
+
+E(x, level) = - sum_k a_k(level) sum_p log psi_k((K_k x)_p, level)            (corrected eq. 1)
+score(x, level) = - grad E = sum_k K_k^T a_k phi_k(K_k x)
+
+`level` is the standard deviation of the noise the image carries (zeta in the paper, 2t = zeta^2),
+in units of the image scale. Complex images have independent real and imaginary parts under the
+prior; as the filters are real, one complex Fourier transform serves both.
+
+Source: Nagler, Zach & Pock, arXiv 2501.08662, eqs. 1-4; Zach et al., arXiv 2310.12653.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+
+from pogmdm_core.prior.experts import GridMixtureExperts
+from pogmdm_core.prior.shearlets import ShearletBank
+from pogmdm_core.prior.tables import ScoreTable
+
+_WIDTH_GRID = (96, 96)
+_MAX_CACHED_SPECTRA = 4
+_MAX_CACHED_TABLES = 4096
+_CHUNK_BYTES = 2**25  # filter responses handled at once: small enough to stay near the cache
+
+
+class Prior(torch.nn.Module):
+    """A filter bank and its experts, ready to score images of any size.
+
+    Parameters
+    ----------
+    bank, experts
+        The two exchangeable parts.
+    level_range
+        (lowest, highest) noise level the model was trained on.
+    name
+        What to call it in results.
+    """
+
+    def __init__(
+        self,
+        bank: ShearletBank,
+        experts: GridMixtureExperts,
+        level_range: tuple[float, float] = (0.005, 0.5),
+        name: str = "unnamed",
+    ) -> None:
+        super().__init__()
+        self.bank, self.experts = bank, experts
+        self.level_range = level_range
+        self.name = name
+        self.sha256 = ""
+        self._spectra: OrderedDict[tuple[object, ...], torch.Tensor] = OrderedDict()
+        self._tables: OrderedDict[tuple[object, ...], ScoreTable] = OrderedDict()
+
+    @property
+    def n_parameters(self) -> int:
+        """Learned numbers."""
+        return sum(p.numel() for p in self.parameters())
+
+    @torch.no_grad()
+    def measure_widths(self) -> None:
+        """Store each filter's L2 norm as its expert's width: the std of filtered unit white noise."""
+        self.experts.width.copy_(filter_norms(self.bank.spectra(_WIDTH_GRID)))
+
+    def forget_caches(self) -> None:
+        """Drop cached spectra and tables; needed after parameters changed."""
+        self._spectra.clear()
+        self._tables.clear()
+
+    @torch.no_grad()
+    def score(self, x: torch.Tensor, level: float) -> torch.Tensor:
+        """Gradient of the log prior.
+
+        Parameters
+        ----------
+        x
+            Images, real or complex, `(..., y, x)`, image scale about 1.
+        level
+            Noise level, > 0.
+
+        Returns
+        -------
+            Same shape and dtype; complex images get score(Re) + i score(Im).
+        """
+        spectra, table = self._cached_spectra(x), self._cached_table(level, x.device)
+        images = x.reshape(-1, *x.shape[-2:])
+        out = torch.empty_like(images)
+        for i, image in enumerate(images):
+            out[i] = _score_one(image, spectra, table)
+        return out.reshape(x.shape)
+
+    def denoise(self, y: torch.Tensor, level: float) -> torch.Tensor:
+        """Expected clean image given a noisy one (Tweedie's formula); shapes as in `score`."""
+        return y + level**2 * self.score(y, level)
+
+    @torch.no_grad()
+    def energy(self, x: torch.Tensor, level: float) -> torch.Tensor:
+        """-log prior up to a constant that depends on `level` only; `(...)` for `x` `(..., y, x)`."""
+        spectra = self._cached_spectra(x)
+        images = x.reshape(-1, *x.shape[-2:])
+        parts = (images.real, images.imag) if images.is_complex() else (images,)
+        power = self.experts.exponents(level)[:, None]
+        total = torch.zeros(len(images), dtype=parts[0].dtype, device=x.device)
+        for part in parts:
+            for i, image in enumerate(part):
+                u = torch.fft.ifft2(spectra.conj() * torch.fft.fft2(image)).real
+                total[i] -= (power * self.experts.log_psi(u.flatten(1), level)).sum()
+        return total.reshape(x.shape[:-2])
+
+    def training_score(self, y: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
+        """Score of real images `(batch, y, x)` at `(batch,)` levels, differentiable in all parameters."""
+        spectra = self.bank.spectra((y.shape[-2], y.shape[-1]))
+        u = torch.fft.ifft2(spectra.conj() * torch.fft.fft2(y)[:, None]).real
+        phi = self.experts.training_score(u.flatten(2), levels).reshape(u.shape)
+        return torch.fft.ifft2((spectra * torch.fft.fft2(phi)).sum(1)).real
+
+    def lipschitz_bound(self, level: float, shape: tuple[int, int]) -> float:
+        """Upper bound of the curvature of the energy: max_w sum_k |K_k|^2 * curvature of expert k."""
+        spectra = self._cached_spectra(torch.empty(shape, device=self.experts.width.device))
+        curvature = self.experts.curvature_bound(level)
+        return float((spectra.abs() ** 2 * curvature[:, None, None]).sum(0).max())
+
+    def coverage(self, shape: tuple[int, int]) -> torch.Tensor:
+        """G(w) = sum_k |K_k(w)|^2, `(ny, nx)`, DC at [0, 0]: where the prior sees anything at all."""
+        return (self.bank.spectra(shape).detach().abs() ** 2).sum(0)
+
+    @torch.no_grad()
+    def _cached_spectra(self, x: torch.Tensor) -> torch.Tensor:
+        real = x.real.dtype if x.is_complex() else x.dtype
+        key = (tuple(x.shape[-2:]), x.device, real)
+        if key not in self._spectra:
+            spectra = self.bank.spectra((x.shape[-2], x.shape[-1])).to(x.device)
+            self._spectra[key] = spectra.to(torch.complex128 if real == torch.float64 else torch.complex64)
+            while len(self._spectra) > _MAX_CACHED_SPECTRA:
+                self._spectra.popitem(last=False)
+        self._spectra.move_to_end(key)
+        return self._spectra[key]
+
+    def _cached_table(self, level: float, device: torch.device) -> ScoreTable:
+        key = (float(level), device)
+        if key not in self._tables:
+            self._tables[key] = self.experts.table(float(level)).to(device)
+            while len(self._tables) > _MAX_CACHED_TABLES:
+                self._tables.popitem(last=False)
+        return self._tables[key]
+
+
+def filter_norms(spectra: torch.Tensor) -> torch.Tensor:
+    """L2 norms of the kernels from spectra `(n_filters, n, m)`: sqrt(mean |K|^2), `(n_filters,)`."""
+    return (spectra.abs() ** 2).mean(dim=(-2, -1)).sqrt()
+
+
+def _score_one(image: torch.Tensor, spectra: torch.Tensor, table: ScoreTable) -> torch.Tensor:
+    """Score of one image `(y, x)`; filters in chunks, their sum formed before one inverse transform."""
+    transform = torch.fft.fft2(image)
+    n_filters = spectra.shape[0]
+    chunk = max(1, int(_CHUNK_BYTES // (16 * image.numel())))
+    total = torch.zeros_like(transform)
+    for first in range(0, n_filters, chunk):
+        part = slice(first, min(first + chunk, n_filters))
+        u = torch.fft.ifft2(spectra[part].conj() * transform)
+        if image.is_complex():
+            flat = torch.view_as_real(u).reshape(u.shape[0], -1)
+            phi = torch.view_as_complex(table(flat, part).reshape(*u.shape, 2))
+        else:
+            phi = table(u.real.reshape(u.shape[0], -1), part).reshape(u.shape)
+        total += (spectra[part] * torch.fft.fft2(phi)).sum(0)
+    out = torch.fft.ifft2(total)
+    return out if image.is_complex() else out.real

@@ -1,0 +1,125 @@
+"""One-dimensional score functions as tables of cubics: exact where it matters, fast everywhere.
+
+An expert's score is a function of one variable per noise level. It is tabulated as cubic Hermite
+pieces on a uniform grid and continued linearly outside, which is how mixtures of Gaussians really
+behave in their tails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from pogmdm_core.errors import ComputeError
+
+Evaluate = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+_MAX_INTERVALS = 65536
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Cubic pieces of `n_filters` odd functions of one variable.
+
+    Attributes
+    ----------
+    coefficients
+        float32 `(4, n_filters * (n_intervals + 2))`: constant to cubic in t in [0, 1); the first
+        and the last piece of every filter are the linear continuations.
+    bound
+        `(n_filters,)` half-range U of the grid.
+    n_intervals
+        Intervals per filter.
+    max_slope
+        `(n_filters,)` largest |d score / du|, for step sizes.
+    """
+
+    coefficients: torch.Tensor
+    bound: torch.Tensor
+    n_intervals: int
+    max_slope: torch.Tensor
+
+    def __call__(self, u: torch.Tensor, filters: slice = slice(None)) -> torch.Tensor:
+        """Evaluate the score of some filters (default all); `u` and the result are real `(n_filters, n)`."""
+        bound = self.bound[filters].to(u.dtype)
+        first = filters.start or 0
+        stride = self.n_intervals + 2
+        # position 1 is u = -U: piece 0 continues to the left, piece n_intervals + 1 to the right
+        t = u * (0.5 * self.n_intervals / bound)[:, None]
+        t += 1 + self.n_intervals / 2
+        piece = t.floor().clamp_(0, self.n_intervals + 1)
+        t -= piece
+        index = piece.to(torch.int32)
+        index += torch.arange(first, first + len(bound), device=u.device, dtype=torch.int32)[:, None] * stride
+        flat_index, flat_t = index.reshape(-1), t.reshape(-1)
+        value = self.coefficients[3].index_select(0, flat_index)
+        for order in (2, 1, 0):
+            value.mul_(flat_t).add_(self.coefficients[order].index_select(0, flat_index))
+        return value.reshape(u.shape)
+
+    def to(self, device: torch.device | str) -> ScoreTable:
+        """Return the same table on a device."""
+        return ScoreTable(
+            self.coefficients.to(device), self.bound.to(device), self.n_intervals, self.max_slope.to(device)
+        )
+
+
+def build_table(evaluate: Evaluate, bound: torch.Tensor, tolerance: float = 1e-5, n_intervals: int = 256) -> ScoreTable:
+    """Tabulate a score, doubling the grid until the error measured between the nodes is small.
+
+    Parameters
+    ----------
+    evaluate
+        Maps u, float64 `(n_filters, n)`, to (score, d score / du), both float64.
+    bound
+        Half-range U per filter, float64 `(n_filters,)`: as far as filter responses reach.
+    tolerance
+        Largest error within U, relative to each filter's largest |score| there.
+    n_intervals
+        Intervals to begin with.
+
+    Raises
+    ------
+    ComputeError
+        E520 when 65536 intervals do not reach the tolerance.
+    """
+    generator = torch.Generator().manual_seed(0)
+    uniform = torch.rand(len(bound), 512, dtype=torch.float64, generator=generator).to(bound.device)
+    probe = (2 * uniform - 1) * bound[:, None]
+    exact, _ = evaluate(probe)
+    while n_intervals <= _MAX_INTERVALS:
+        table = _tabulate(evaluate, bound, n_intervals)
+        error = (table(probe) - exact).abs().amax(1) / exact.abs().amax(1)
+        if float(error.max()) <= tolerance:
+            return ScoreTable(table.coefficients.float(), table.bound.float(), n_intervals, table.max_slope.float())
+        n_intervals *= 2
+    raise ComputeError(
+        520,
+        f"the expert table reaches a relative error of {float(error.max()):.1e} with {_MAX_INTERVALS} "
+        f"intervals, limit {tolerance:.0e}.",
+        "The weights are too spiky for this noise level; start at a higher one.",
+    )
+
+
+def _tabulate(evaluate: Evaluate, bound: torch.Tensor, n_intervals: int) -> ScoreTable:
+    nodes = torch.linspace(-1, 1, n_intervals + 1, dtype=torch.float64, device=bound.device)
+    value, slope = evaluate(nodes[None, :] * bound[:, None])
+    slope_t = slope * (2 * bound / n_intervals)[:, None]
+    left, right = value[:, :-1], value[:, 1:]
+    slope_left, slope_right = slope_t[:, :-1], slope_t[:, 1:]
+    inner = torch.stack(
+        [
+            left,
+            slope_left,
+            3 * (right - left) - 2 * slope_left - slope_right,
+            2 * (left - right) + slope_left + slope_right,
+        ]
+    )
+    zero = torch.zeros_like(left[:, :1])
+    # the left continuation is measured from t = 1, where it meets the first node
+    before = torch.stack([left[:, :1] - slope_left[:, :1], slope_left[:, :1], zero, zero])
+    after = torch.stack([right[:, -1:], slope_right[:, -1:], zero, zero])
+    coefficients = torch.cat([before, inner, after], dim=2).reshape(4, -1)
+    return ScoreTable(coefficients, bound, n_intervals, slope.abs().amax(1))

@@ -1,0 +1,155 @@
+"""Weights files: safetensors with a schema; names, shapes, dtypes and finiteness are checked.
+
+A file holds the parameters of the filter bank and the experts, the experts' widths, and one JSON
+text in its metadata (`pogmdm`): how to rebuild both parts, the trained noise range, and the
+training record. Pickles are never opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from pogmdm_core.errors import ConfigError
+from pogmdm_core.prior.experts import GridMixtureExperts
+from pogmdm_core.prior.model import Prior
+from pogmdm_core.prior.shearlets import ShearletBank
+from pogmdm_core.settings import Section
+
+FORMAT = 1
+_MAX_BYTES = 16 * 2**20
+_KEY = "pogmdm"
+
+
+class BankConfig(Section):
+    """How to rebuild the filter bank."""
+
+    kind: str = Field(pattern="^shearlet$")
+    tight_frame: float | None = Field(gt=0, lt=1)
+
+
+class ExpertConfig(Section):
+    """How to rebuild the experts."""
+
+    kind: str = Field(pattern="^grid_mixture$")
+    n_means: int = Field(ge=3, le=1025)
+    half_range: float = Field(gt=0, le=10)
+
+
+class Card(Section):
+    """The JSON text in a weights file."""
+
+    format: int = Field(ge=FORMAT, le=FORMAT)
+    name: str
+    level_range: tuple[float, float]
+    bank: BankConfig
+    experts: ExpertConfig
+    training: dict[str, Any] = Field(default_factory=dict, description="settings, data and validation")
+
+
+def shipped_weights() -> dict[str, Path]:
+    """Names and files of the weights in this package."""
+    folder = Path(str(importlib.resources.files("pogmdm_core"))) / "data" / "weights"
+    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+
+
+def load_prior(name_or_path: str | Path = "default", device: torch.device | str = "cpu") -> Prior:
+    """Load a prior by shipped name or from a file.
+
+    Parameters
+    ----------
+    name_or_path
+        A name from `shipped_weights`, or a path to a .safetensors file.
+    device
+        Where the model shall live.
+
+    Raises
+    ------
+    ConfigError
+        E120 missing, E121 not safetensors or damaged, E122 not one of our models or unknown
+        format, E123 wrong names or shapes, E124 NaN or infinite numbers, E125 values out of range.
+    """
+    path = shipped_weights().get(str(name_or_path), Path(name_or_path))
+    if not path.is_file():
+        names = ", ".join(shipped_weights())
+        raise ConfigError(120, f"there are no weights '{name_or_path}'.", f"Shipped are: {names}; or give a file.")
+    if path.stat().st_size > _MAX_BYTES:
+        raise ConfigError(121, f"weights file {path.name} is larger than {_MAX_BYTES} bytes: not one of ours.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(_KEY)
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(
+            121, f"weights file {path.name} is damaged or not safetensors ({error}).", "Pickles are not read."
+        ) from error
+    prior = _rebuild(_read_card(text, path.name), tensors, path.name)
+    prior.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    return prior.to(device)
+
+
+def read_card(path: Path) -> Card:
+    """Return the record inside a weights file (see `Card`); raises as `load_prior`."""
+    with safe_open(path, framework="pt") as file:
+        return _read_card((file.metadata() or {}).get(_KEY), path.name)
+
+
+def save_prior(prior: Prior, path: Path, training: dict[str, Any] | None = None) -> str:
+    """Write a prior as safetensors (complete or not at all) and return the file's sha256."""
+    card = {
+        "format": FORMAT,
+        "name": prior.name,
+        "level_range": list(prior.level_range),
+        "bank": prior.bank.config(),
+        "experts": prior.experts.config(),
+        "training": training or {},
+    }
+    tensors = {key: value.detach().float().contiguous().cpu() for key, value in prior.state_dict().items()}
+    data = save(tensors, metadata={_KEY: json.dumps(card, sort_keys=True)})
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(data)
+    partial.replace(path)
+    return hashlib.sha256(data).hexdigest()
+
+
+def _read_card(text: str | None, name: str) -> Card:
+    if text is None:
+        raise ConfigError(122, f"{name} is a safetensors file of something else (no '{_KEY}' record).")
+    try:
+        return Card.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(122, f"the record of weights {name} is not valid: {where}: {first['msg']}.") from error
+
+
+def _rebuild(card: Card, tensors: dict[str, torch.Tensor], name: str) -> Prior:
+    bank = ShearletBank(card.bank.tight_frame)
+    experts = GridMixtureExperts(bank.n_filters, card.experts.n_means, card.experts.half_range)
+    prior = Prior(bank, experts, card.level_range, card.name)
+    expected = {key: tuple(value.shape) for key, value in prior.state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in tensors.items()}
+    if expected != found:
+        wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
+        raise ConfigError(
+            123,
+            f"weights {name}: '{wrong[0]}' is {found.get(wrong[0], 'missing')}, "
+            f"expected {expected.get(wrong[0], 'nothing of that name')}.",
+        )
+    for key, value in tensors.items():
+        if not value.dtype.is_floating_point or not bool(torch.isfinite(value).all()):
+            raise ConfigError(124, f"weights {name}: '{key}' holds NaN, infinite or non-float numbers.")
+    if bool((tensors["experts.width"] <= 0).any()) or float(tensors["experts.sigma_0"]) <= 0:
+        raise ConfigError(125, f"weights {name}: widths and sigma_0 must be positive.")
+    prior.load_state_dict(tensors)
+    for parameter in prior.parameters():
+        parameter.requires_grad_(False)
+    return prior

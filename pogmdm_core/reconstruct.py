@@ -1,0 +1,262 @@
+"""From a k-space frame to image, uncertainty and coils: the whole computation on one screen.
+
+scale -> joint warm start (image and coils) -> MAP image -> posterior samples -> mean and standard
+deviation -> back to the units of the input.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from pogmdm_core.errors import ComputeError
+from pogmdm_core.frame import KSpaceFrame, Progress, ReconResult, SamplerStatus
+from pogmdm_core.map_estimate import level_for, map_estimate
+from pogmdm_core.noise import estimate_noise_std
+from pogmdm_core.operators.encoding import EncodingModel, root_sum_of_squares
+from pogmdm_core.operators.fourier import fourier_operator
+from pogmdm_core.posterior import RunningMoments
+from pogmdm_core.prior.model import Prior
+from pogmdm_core.sampler import Diverged, sample
+from pogmdm_core.settings import Settings
+from pogmdm_core.warm_start import WarmStart, acs_start, nlinv, smooth_phase_into_coils, zero_filled_start
+
+_SCALE_QUANTILE = 0.999
+_MODEL_ERROR = 3.0  # a warm start's residual above this times the noise is taken for a model error
+_LEAST_NOISE = 1e-4  # of the image scale: keeps noise-free simulations well conditioned
+_AUTO_BATCH_BYTES = 2**28
+_TINY = torch.finfo(torch.float32).tiny
+
+ProgressHook = Callable[[Progress], object]
+StopHook = Callable[[], bool]
+
+
+def zero_filled(frame: KSpaceFrame) -> torch.Tensor:
+    """Root-sum-of-squares of the zero-filled coil images, float32 `(y, x)`, input units, on the CPU."""
+    return root_sum_of_squares(fourier_operator(frame).adjoint(frame.kspace)).cpu()
+
+
+def reconstruct(
+    frame: KSpaceFrame,
+    prior: Prior,
+    settings: Settings | None = None,
+    progress: ProgressHook | None = None,
+    should_stop: StopHook | None = None,
+) -> ReconResult:
+    """Estimate image, uncertainty and coil sensitivities jointly from undersampled k-space.
+
+    Parameters
+    ----------
+    frame
+        Whitened k-space; see `KSpaceFrame`.
+    prior
+        From `load_prior`. It is moved to the device of the settings.
+    settings
+        See `Settings`; None for the defaults.
+    progress
+        Called with a `Progress` after every step; ``print`` will do.
+    should_stop
+        Asked between steps; returning True ends the reconstruction with status CANCELLED and what
+        is done by then.
+
+    Returns
+    -------
+        Images in the units of `frame.kspace`. All of them are finite: divergence ends in the status.
+
+    Raises
+    ------
+    ComputeError
+        E501 when the device does not exist.
+    """
+    settings = settings if settings is not None else Settings.model_validate({})
+    device = choose_device(settings.device)
+    frame, prior = frame.to(device), prior.to(device)
+    run = _Run(progress, should_stop)
+    noise_std = frame.noise_std or estimate_noise_std(frame.kspace, frame.mask)
+    scale = image_scale(frame)
+    if scale == 0:
+        return _no_signal(frame, noise_std)
+    model = EncodingModel(frame, scale)
+
+    with run.timed("warm start"):
+        start = _warm_start(model, settings, run)
+    noise_level = _noise_level(model, start, noise_std / scale, run)
+    with run.timed("MAP"):
+        found = _map(model, prior, start, noise_level, settings, run)
+    with run.timed("samples"):
+        magnitudes = _magnitudes(model, prior, start, noise_level, settings, run)
+
+    moments = RunningMoments(frame.shape)
+    for magnitude in magnitudes:
+        moments.add(magnitude * scale)
+    best = found if found is not None else start.image
+    magnitude = best.abs().cpu() * scale
+    estimate = "map" if found is not None else "mean" if magnitudes else "warm_start"
+    return ReconResult(
+        image=moments.mean if estimate == "mean" else magnitude,
+        std=moments.std,
+        mean=moments.mean if magnitudes else None,
+        map=magnitude if estimate == "map" else None,
+        phase=(best * start.gauge).angle().cpu(),
+        csm=(start.csm * start.gauge.conj()).cpu(),
+        samples=torch.stack(magnitudes) * scale if magnitudes else None,
+        status=run.status,
+        detail=run.detail,
+        estimate=estimate,
+        noise_std=noise_std,
+        noise_level=noise_level * scale,
+        data_residual=model.residual_std(best, start.csm) * scale / max(noise_std, _TINY),
+        scale=scale,
+        n_samples=moments.count,
+        n_steps=settings.sampler.n_steps if magnitudes else 0,
+        warnings=tuple(run.warnings),
+        seconds=run.seconds,
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """Turn the setting `device` into a device; ``auto`` takes a GPU when there is one."""
+    available = torch.cuda.is_available()
+    if name == "auto":
+        return torch.device("cuda" if available else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (not available or (device.index or 0) >= torch.cuda.device_count()):
+        raise ComputeError(501, f"device '{name}' is not there.", "Set device=auto or device=cpu.")
+    return device
+
+
+def image_scale(frame: KSpaceFrame) -> float:
+    """Return the intensity taken as 1: the 99.9 % quantile of the zero-filled RSS image."""
+    flat = zero_filled(frame).flatten()
+    rank = min(flat.numel() - 1, int(_SCALE_QUANTILE * flat.numel()))
+    return float(flat.kthvalue(rank + 1).values)
+
+
+class _Run:
+    """What accompanies a reconstruction: progress, cancellation, timings, status and warnings."""
+
+    def __init__(self, progress: ProgressHook | None, should_stop: StopHook | None) -> None:
+        self._progress, self._should_stop = progress, should_stop
+        self.seconds: dict[str, float] = {}
+        self.status, self.detail = SamplerStatus.OK, ""
+        self.warnings: list[str] = []
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        begin = time.monotonic()
+        yield
+        self.seconds[stage] = time.monotonic() - begin
+
+    def reporter(self, stage: str, before: int = 0, total: int | None = None) -> Callable[[int, int], None] | None:
+        if self._progress is None:
+            return None
+        hook = self._progress
+        return lambda done, steps: (hook(Progress(stage, before + done, total or steps)), None)[1]
+
+    def should_stop(self) -> bool:
+        if self._should_stop is not None and self.status is not SamplerStatus.CANCELLED and self._should_stop():
+            self.end(SamplerStatus.CANCELLED, "cancelled by the caller")
+        return self.status is SamplerStatus.CANCELLED
+
+    def end(self, status: SamplerStatus, detail: str) -> None:
+        self.status, self.detail = status, detail
+
+
+def _warm_start(model: EncodingModel, settings: Settings, run: _Run) -> WarmStart:
+    if settings.coils.init == "zero_filled":
+        return zero_filled_start(model)
+    if settings.coils.init == "acs":
+        return smooth_phase_into_coils(acs_start(model))
+    steps = settings.coils.newton_steps
+    return smooth_phase_into_coils(nlinv(model, steps, report=run.reporter("warm start")))
+
+
+def _noise_level(model: EncodingModel, start: WarmStart, eta: float, run: _Run) -> float:
+    """Noise of the likelihood: the measured one unless the model plainly does not fit the data."""
+    eta = max(eta, _LEAST_NOISE)
+    residual = model.residual_std(start.image, start.csm)
+    if residual > _MODEL_ERROR * eta:
+        run.warnings.append("MODEL_ERROR")
+        return residual
+    return eta
+
+
+def _map(
+    model: EncodingModel, prior: Prior, start: WarmStart, noise_level: float, settings: Settings, run: _Run
+) -> torch.Tensor | None:
+    """MAP image, or None when it is switched off or diverged (then the status says so)."""
+    sampler = settings.sampler
+    if sampler.map_steps == 0:
+        return None
+    found = map_estimate(
+        model,
+        prior,
+        start.csm,
+        start.image,
+        noise_level,
+        sampler.map_level or level_for(noise_level),
+        sampler.map_steps,
+        sampler.map_tolerance,
+        run.reporter("MAP"),
+        run.should_stop,
+    )
+    if bool(torch.isfinite(torch.view_as_real(found.image)).all()):
+        return found.image
+    run.end(SamplerStatus.DIVERGED, f"the MAP estimate diverged within {found.n_steps} steps")
+    return None
+
+
+def _magnitudes(
+    model: EncodingModel, prior: Prior, start: WarmStart, noise_level: float, settings: Settings, run: _Run
+) -> list[torch.Tensor]:
+    """Magnitudes of all posterior samples, drawn batch by batch, on the CPU, units of the scale."""
+    sampler = settings.sampler
+    n_samples = sampler.n_samples if settings.uncertainty.method == "samples" else 0
+    batch = sampler.batch or max(1, _AUTO_BATCH_BYTES // (16 * model.adjoint_data.numel()))
+    total = -(-n_samples // batch) * sampler.n_steps
+    magnitudes: list[torch.Tensor] = []
+    for number, first in enumerate(range(0, n_samples, batch)):
+        chosen = range(first, min(first + batch, n_samples))
+        report = run.reporter("samples", number * sampler.n_steps, total)
+        try:
+            state = sample(
+                model,
+                prior,
+                start.image,
+                start.csm,
+                noise_level,
+                chosen,
+                sampler,
+                settings.coils,
+                report,
+                run.should_stop,
+            )
+        except Diverged as error:
+            run.end(SamplerStatus.DIVERGED, f"the sampler diverged at step {error.step} of {sampler.n_steps}")
+            break
+        if state is None:
+            break
+        magnitudes.extend(state.x.abs().cpu())
+    return magnitudes
+
+
+def _no_signal(frame: KSpaceFrame, noise_std: float) -> ReconResult:
+    """All-zero data give a zero image and a zero standard deviation, and say so."""
+    zero = torch.zeros(frame.shape)
+    csm = torch.full((frame.n_coils, *frame.shape), frame.n_coils**-0.5, dtype=torch.complex64)
+    return ReconResult(
+        image=zero,
+        std=zero,
+        mean=zero,
+        map=zero,
+        phase=zero,
+        csm=csm,
+        samples=None,
+        status=SamplerStatus.NO_SIGNAL,
+        detail="k-space is zero",
+        noise_std=noise_std,
+        warnings=("NO_SIGNAL",),
+    )

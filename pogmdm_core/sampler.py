@@ -1,0 +1,211 @@
+"""Posterior samplers: the re-noising sampler, and the paper's Algorithm 1 with its signs corrected.
+
+Notation (paper -> here): x -> `x`, sigma_c -> `csm`, zeta_i -> `level`, xi -> fresh noise,
+lambda -> `data_step`, mu -> `smoothness`, r -> `_CORRECTOR_RATIO`. All samples of a batch are
+advanced together; each draws its noise from a generator of its own, so a sample does not depend on
+its neighbours.
+
+Source: Nagler, Zach & Pock, arXiv 2501.08662, Algorithm 1; Chung, Sim & Ye, arXiv 2112.05146
+(start from a noised estimate); Chung, Lee & Ye, arXiv 2303.05754 (conjugate gradients on the
+denoised estimate).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from pogmdm_core.conjugate_gradient import conjugate_gradient
+from pogmdm_core.map_estimate import level_for
+from pogmdm_core.operators.encoding import EncodingModel, root_sum_of_squares
+from pogmdm_core.prior.model import Prior
+from pogmdm_core.schedule import geometric_levels
+from pogmdm_core.settings import CoilSettings, SamplerSettings
+from pogmdm_core.smoothness import prox_smoothness
+
+_CORRECTOR_RATIO = 0.16  # signal-to-noise ratio r of the Langevin corrector
+_MAX_CORRECTOR_STEP = 0.5  # times level^2: keeps the step finite where the score vanishes
+_DIVERGED = 1e3  # image magnitude, units of the image scale, that no sample may reach
+
+Report = Callable[[int, int], None]
+
+
+@dataclass
+class SamplerState:
+    """What the loop carries: images `(sample, y, x)` and coils `(sample or 1, coil, y, x)`."""
+
+    x: torch.Tensor
+    csm: torch.Tensor
+
+
+class Diverged(Exception):  # noqa: N818 - a condition, turned into a status by `reconstruct`
+    """Sampling left the finite range at a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        super().__init__(f"diverged at step {step}")
+
+
+class SampleNoise:
+    """Complex Gaussian noise, variance 1 per real and imaginary part, one generator per sample."""
+
+    def __init__(self, seed: int, samples: range, device: torch.device) -> None:
+        self._device = device
+        self._generators = [
+            # distinct for all (seed, sample) with sample < 2^20
+            torch.Generator(device=device).manual_seed((seed << 20) + i)
+            for i in samples
+        ]
+
+    def draw(self, shape: tuple[int, int]) -> torch.Tensor:
+        """Noise for every sample of the batch, complex64 `(sample, y, x)`."""
+        parts = [torch.randn(*shape, 2, generator=g, device=self._device) for g in self._generators]
+        return torch.view_as_complex(torch.stack(parts))
+
+
+def sample(
+    model: EncodingModel,
+    prior: Prior,
+    start: torch.Tensor,
+    csm: torch.Tensor,
+    noise_level: float,
+    samples: range,
+    settings: SamplerSettings,
+    coils: CoilSettings,
+    report: Report | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> SamplerState | None:
+    """Draw a batch of posterior samples.
+
+    Parameters
+    ----------
+    model
+        Data in units where the image is about 1.
+    start
+        Image that is noised to the first level, complex `(y, x)`.
+    csm
+        Coils `(coil, y, x)`, unit root-sum-of-squares.
+    noise_level
+        eta: noise per real/imaginary part, units of the image scale.
+    samples
+        Indices of the samples to draw (they select the random numbers).
+    settings, coils
+        See there.
+    report, should_stop
+        Called with (step, n_steps); asked between steps.
+
+    Returns
+    -------
+        Final images and coils, or None when stopped.
+
+    Raises
+    ------
+    Diverged
+        An image is no longer finite or has left the range of images.
+    """
+    levels = geometric_levels(settings.start_level, settings.end_level or level_for(noise_level), settings.n_steps)
+    noise = SampleNoise(settings.seed, samples, start.device)
+    shape = model.fourier.shape
+    state = SamplerState(start + levels[0] * noise.draw(shape), csm.unsqueeze(0))
+    advance = _renoise_step if settings.method == "renoise" else _paper_step
+    for step in range(settings.n_steps):
+        advance(state, model, prior, levels[step], levels[step + 1], noise, noise_level, settings)
+        if coils.update_every and (step + 1) % coils.update_every == 0:
+            update_coils(state, model, coils.smoothness, coils.boundary)
+        if not bool((torch.view_as_real(state.x).abs().amax() < _DIVERGED).all()):
+            raise Diverged(step)
+        if report is not None:
+            report(step + 1, settings.n_steps)
+        if should_stop is not None and should_stop():
+            return None
+    state.x = prior.denoise(state.x, levels[-1])
+    if settings.method == "renoise":
+        state.x = data_step(state.x, state.csm, model, levels[-1], noise_level, settings.cg_steps)
+    return state
+
+
+def _renoise_step(
+    state: SamplerState,
+    model: EncodingModel,
+    prior: Prior,
+    level: float,
+    next_level: float,
+    noise: SampleNoise,
+    noise_level: float,
+    settings: SamplerSettings,
+) -> None:
+    """Denoise, make the estimate consistent with the data, add fresh noise of the next level."""
+    clean = prior.denoise(state.x, level)
+    clean = data_step(clean, state.csm, model, level, noise_level, settings.cg_steps)
+    state.x = clean + next_level * noise.draw(model.fourier.shape)
+
+
+def data_step(
+    x: torch.Tensor, csm: torch.Tensor, model: EncodingModel, level: float, noise_level: float, n_steps: int
+) -> torch.Tensor:
+    """Combine an image known to `level` with the data known to `noise_level`.
+
+    argmin_u ||A u - z||^2 / (2 noise_level^2) + ||u - x||^2 / (2 level^2) by conjugate gradients from x.
+    """
+    operator = model.for_image(csm)
+    weight = (level / noise_level) ** 2
+    right = weight * operator.combine(model.adjoint_data) + x
+    return conjugate_gradient(lambda u: weight * operator.normal(u) + u, right, x, n_steps)
+
+
+def _paper_step(
+    state: SamplerState,
+    model: EncodingModel,
+    prior: Prior,
+    level: float,
+    next_level: float,
+    noise: SampleNoise,
+    noise_level: float,
+    settings: SamplerSettings,
+) -> None:
+    """One level of Algorithm 1: predictor, data step, corrector(s), each followed by a data step."""
+    shape = model.fourier.shape
+    drop = level**2 - next_level**2
+    annealed = next_level**2 / (next_level**2 + noise_level**2)
+    data_step_size = (annealed if settings.likelihood == "annealed" else 1.0) / model.fourier.norm
+
+    def descend() -> None:
+        state.x = state.x - data_step_size * model.grad_image(state.x, state.csm)
+
+    state.x = state.x + drop * prior.score(state.x, level) + drop**0.5 * noise.draw(shape)
+    descend()
+    for _ in range(settings.corrector):
+        score, fresh = prior.score(state.x, next_level), noise.draw(shape)
+        step = _corrector_step(score, fresh, next_level)
+        state.x = state.x + _by_part(step, score) + _by_part((2 * step).sqrt(), fresh)
+        descend()
+
+
+def _corrector_step(score: torch.Tensor, fresh: torch.Tensor, level: float) -> torch.Tensor:
+    """Langevin step 2 (r ||xi|| / ||score||)^2 per sample and part, `(sample, 1, 1, 2)`."""
+    norm_noise = torch.view_as_real(fresh).square().sum(dim=(1, 2), keepdim=True)
+    norm_score = torch.view_as_real(score).square().sum(dim=(1, 2), keepdim=True)
+    step = 2 * _CORRECTOR_RATIO**2 * norm_noise / norm_score.clamp_min(1e-30)
+    return step.clamp_max(_MAX_CORRECTOR_STEP * level**2)
+
+
+def _by_part(factor: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Scale real and imaginary parts by factors of their own."""
+    return torch.view_as_complex((factor * torch.view_as_real(x)).contiguous())
+
+
+def update_coils(state: SamplerState, model: EncodingModel, smoothness: float, boundary: str) -> None:
+    """One proximal gradient step on the coils, then back to unit root-sum-of-squares.
+
+    Step 1/L with L = ||N|| max |x|^2; the smoothness weight mu enters the proximal map as mu/L. The
+    renormalisation multiplies the image by what it takes from the coils: data are unchanged.
+    """
+    peak = state.x.abs().amax(dim=(-2, -1)).square().clamp_min(1e-12) * model.fourier.norm
+    peak = peak[:, None, None, None]
+    moved = state.csm - model.grad_csm(state.x, state.csm) / peak
+    csm = prox_smoothness(moved, smoothness / peak, boundary)
+    rss = root_sum_of_squares(csm)
+    state.csm = csm / rss.clamp_min(1e-6).unsqueeze(-3)
+    state.x = state.x * rss
