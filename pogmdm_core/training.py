@@ -271,9 +271,9 @@ def _optimiser(prior: Prior, settings: TrainingSettings) -> torch.optim.Adam:
     rates = settings.learning_rates
     bank, experts = prior.bank, prior.experts
     groups = [
-        {"params": [experts.half_logits], "lr": rates.mixture},
-        {"params": [bank.gain, experts.exponent, experts.exponent_slope], "lr": rates.scalars},
-        {"params": [bank.low_pass, bank.fan], "lr": rates.filters},
+        {"params": experts.mixture_parameters(), "lr": rates.mixture},
+        {"params": [bank.gain, *experts.scalar_parameters()], "lr": rates.scalars},
+        {"params": bank.filter_parameters(), "lr": rates.filters},
     ]
     return torch.optim.Adam(groups, betas=(0.9, 0.99))
 

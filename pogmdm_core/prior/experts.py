@@ -17,11 +17,12 @@ import math
 
 import torch
 
-from pogmdm_core.prior.tables import ScoreTable, build_table
+from pogmdm_core.prior.tables import ScoreTable, build_table, look_up
 
 _TAIL = 8.0  # half-range of the tables beyond the outermost mean, in expert standard deviations
 _REACH = 1.5  # filter responses of images of scale 1 stay within this
 _WEIGHT_FLOOR = 1e-14
+_TRAIN_NODES = 512  # per half-range of the differentiable tables
 
 
 class GridMixtureExperts(torch.nn.Module):
@@ -56,6 +57,14 @@ class GridMixtureExperts(torch.nn.Module):
     def config(self) -> dict[str, object]:
         """Return what the weights file must record to rebuild these experts."""
         return {"kind": self.kind, "n_means": self.n_means, "half_range": self.half_range}
+
+    def mixture_parameters(self) -> list[torch.nn.Parameter]:
+        """Mixture weights, for the optimiser's group of that name."""
+        return [self.half_logits]
+
+    def scalar_parameters(self) -> list[torch.nn.Parameter]:
+        """Exponents, for the optimiser's group of scalars."""
+        return [self.exponent, self.exponent_slope]
 
     def weights(self) -> torch.Tensor:
         """All mixture weights, `(n_filters, L)`: on the symmetric simplex by construction (softmax)."""
@@ -128,7 +137,7 @@ class GridMixtureExperts(torch.nn.Module):
         """Upper bound of the curvature of -a_k log psi_k: a_k / s_k, `(n_filters,)`."""
         return self.exponents(level) / self.variance(level)
 
-    def training_score(self, u: torch.Tensor, levels: torch.Tensor, n_nodes: int = 512) -> torch.Tensor:
+    def training_score(self, u: torch.Tensor, levels: torch.Tensor, widths: torch.Tensor) -> torch.Tensor:
         """Differentiable score of a batch through linear tables.
 
         Parameters
@@ -137,18 +146,18 @@ class GridMixtureExperts(torch.nn.Module):
             Filter responses, real `(batch, n_filters, n)`.
         levels
             Noise level of each batch element, `(batch,)`.
-        n_nodes
-            Nodes per half-range; the score is odd.
+        widths
+            xi_k, `(n_filters,)`, taken as constants.
 
         Returns
         -------
             a_k phi_k(u), `(batch, n_filters, n)`; gradients reach `u`, the weights and the exponents.
-            Widths are constants here. Per pixel it costs one look-up instead of 125 exponentials.
+            Per pixel it costs one look-up instead of 125 exponentials.
         """
-        s = self.variance(levels).detach()
+        s = self.sigma_0**2 + (widths.detach() * levels[:, None]) ** 2
         bound = (self.half_range + 4 * s.sqrt()).clamp_min(1.0)
-        step = bound / (n_nodes - 1)
-        grid = step[..., None] * torch.arange(n_nodes, dtype=u.dtype, device=u.device)
+        step = bound / (_TRAIN_NODES - 1)
+        grid = step[..., None] * torch.arange(_TRAIN_NODES, dtype=u.dtype, device=u.device)
         mu = self.means()
         distance = (grid[..., None] - mu) ** 2
         kernel = torch.exp((distance.amin(-1, keepdim=True) - distance) / (2 * s[..., None, None]))
@@ -158,21 +167,7 @@ class GridMixtureExperts(torch.nn.Module):
         power = self.exponents(levels)[..., None]
         # m - u is tabulated; at u = 0 it is 0 by symmetry
         table = power * (moment / mass - grid) / s[..., None]
-        return _look_up_odd(u, table, 1 / step)
-
-
-def _look_up_odd(u: torch.Tensor, table: torch.Tensor, inverse_step: torch.Tensor) -> torch.Tensor:
-    """Linear interpolation of odd functions given on u >= 0, linearly continued; differentiable."""
-    batch, n_filters, n_nodes = table.shape
-    position = u.abs() * inverse_step[..., None]
-    piece = position.detach().floor().clamp_(max=n_nodes - 2)
-    fraction = position - piece
-    row = torch.arange(batch * n_filters, device=u.device).reshape(batch, n_filters, 1) * n_nodes
-    index = (piece.long() + row).reshape(-1)
-    flat = table.reshape(-1)
-    low, high = flat.index_select(0, index), flat.index_select(0, index + 1)
-    value = low + (high - low) * fraction.reshape(-1)
-    return value.reshape(u.shape) * torch.sign(u.detach())
+        return look_up(u.abs() / step[..., None], table) * torch.sign(u.detach())
 
 
 def _start_logits(n_filters: int, n_means: int) -> torch.Tensor:

@@ -17,8 +17,13 @@ from collections import OrderedDict
 import torch
 
 from pogmdm_core.prior.experts import GridMixtureExperts
+from pogmdm_core.prior.multiscale import MultiscaleBank
+from pogmdm_core.prior.scale_mixture import ScaleMixtureExperts
 from pogmdm_core.prior.shearlets import ShearletBank
 from pogmdm_core.prior.tables import ScoreTable
+
+Bank = ShearletBank | MultiscaleBank
+Experts = GridMixtureExperts | ScaleMixtureExperts
 
 _WIDTH_GRID = (96, 96)
 _MAX_CACHED_SPECTRA = 4
@@ -41,8 +46,8 @@ class Prior(torch.nn.Module):
 
     def __init__(
         self,
-        bank: ShearletBank,
-        experts: GridMixtureExperts,
+        bank: Bank,
+        experts: Experts,
         level_range: tuple[float, float] = (0.005, 0.5),
         name: str = "unnamed",
     ) -> None:
@@ -113,7 +118,7 @@ class Prior(torch.nn.Module):
         """Score of real images `(batch, y, x)` at `(batch,)` levels, differentiable in all parameters."""
         spectra = self.bank.spectra((y.shape[-2], y.shape[-1]))
         u = torch.fft.ifft2(spectra.conj() * torch.fft.fft2(y)[:, None]).real
-        phi = self.experts.training_score(u.flatten(2), levels).reshape(u.shape)
+        phi = self.experts.training_score(u.flatten(2), levels, filter_norms(spectra)).reshape(u.shape)
         return torch.fft.ifft2((spectra * torch.fft.fft2(phi)).sum(1)).real
 
     def lipschitz_bound(self, level: float, shape: tuple[int, int]) -> float:

@@ -115,6 +115,10 @@ class ShearletBank(torch.nn.Module):
         """Return what the weights file must record to rebuild this bank."""
         return {"kind": self.kind, "tight_frame": self.tight_frame}
 
+    def filter_parameters(self) -> list[torch.nn.Parameter]:
+        """Filter taps, for the optimiser's group of that name."""
+        return [self.low_pass, self.fan]
+
     def spectra(self, shape: tuple[int, int]) -> torch.Tensor:
         """Spectra of all filters on an n x m torus, complex `(20, n, m)`, gain included."""
         cone = shearlet_kernels(self.low_pass, self.fan)

@@ -1,8 +1,7 @@
 """One-dimensional score functions as tables of cubics: exact where it matters, fast everywhere.
 
 An expert's score is a function of one variable per noise level. It is tabulated as cubic Hermite
-pieces on a uniform grid and continued linearly outside, which is how mixtures of Gaussians really
-behave in their tails.
+pieces on a grid that is uniform in u or in sign(u) log(1 + |u| / unit), and continued linearly outside.
 """
 
 from __future__ import annotations
@@ -29,17 +28,17 @@ class ScoreTable:
         float32 `(4, n_filters * (n_intervals + 2))`: constant to cubic in t in [0, 1); the first
         and the last piece of every filter are the linear continuations.
     bound
-        `(n_filters,)` half-range U of the grid.
+        `(n_filters,)` half-range of the grid (in u, or in the logarithm).
     n_intervals
         Intervals per filter.
-    max_slope
-        `(n_filters,)` largest |d score / du|, for step sizes.
+    unit
+        None for a grid uniform in u, else `(n_filters,)`: uniform in sign(u) log(1 + |u| / unit).
     """
 
     coefficients: torch.Tensor
     bound: torch.Tensor
     n_intervals: int
-    max_slope: torch.Tensor
+    unit: torch.Tensor | None = None
 
     def __call__(self, u: torch.Tensor, filters: slice = slice(None)) -> torch.Tensor:
         """Evaluate the score of some filters (default all); `u` and the result are real `(n_filters, n)`."""
@@ -47,6 +46,8 @@ class ScoreTable:
         first = filters.start or 0
         stride = self.n_intervals + 2
         # position 1 is u = -U: piece 0 continues to the left, piece n_intervals + 1 to the right
+        if self.unit is not None:
+            u = torch.log1p(u.abs() / self.unit[filters].to(u.dtype)[:, None]).copysign_(u)
         t = u * (0.5 * self.n_intervals / bound)[:, None]
         t += 1 + self.n_intervals / 2
         piece = t.floor().clamp_(0, self.n_intervals + 1)
@@ -61,9 +62,8 @@ class ScoreTable:
 
     def to(self, device: torch.device | str) -> ScoreTable:
         """Return the same table on a device."""
-        return ScoreTable(
-            self.coefficients.to(device), self.bound.to(device), self.n_intervals, self.max_slope.to(device)
-        )
+        unit = None if self.unit is None else self.unit.to(device)
+        return ScoreTable(self.coefficients.to(device), self.bound.to(device), self.n_intervals, unit)
 
 
 def build_table(evaluate: Evaluate, bound: torch.Tensor, tolerance: float = 1e-5, n_intervals: int = 256) -> ScoreTable:
@@ -79,6 +79,8 @@ def build_table(evaluate: Evaluate, bound: torch.Tensor, tolerance: float = 1e-5
         Largest error within U, relative to each filter's largest |score| there.
     n_intervals
         Intervals to begin with.
+    unit
+        See `ScoreTable`.
 
     Raises
     ------
@@ -87,10 +89,11 @@ def build_table(evaluate: Evaluate, bound: torch.Tensor, tolerance: float = 1e-5
     """
     generator = torch.Generator().manual_seed(0)
     uniform = torch.rand(len(bound), 512, dtype=torch.float64, generator=generator).to(bound.device)
-    probe = (2 * uniform - 1) * bound[:, None]
+    half_range = bound if unit is None else torch.log1p(bound / unit)
+    probe = _to_response((2 * uniform - 1) * half_range[:, None], unit)
     exact, _ = evaluate(probe)
     while n_intervals <= _MAX_INTERVALS:
-        table = _tabulate(evaluate, bound, n_intervals)
+        table = _tabulate(evaluate, half_range, n_intervals, unit)
         error = (table(probe) - exact).abs().amax(1) / exact.abs().amax(1)
         if float(error.max()) <= tolerance:
             return ScoreTable(table.coefficients.float(), table.bound.float(), n_intervals, table.max_slope.float())
@@ -103,10 +106,18 @@ def build_table(evaluate: Evaluate, bound: torch.Tensor, tolerance: float = 1e-5
     )
 
 
-def _tabulate(evaluate: Evaluate, bound: torch.Tensor, n_intervals: int) -> ScoreTable:
-    nodes = torch.linspace(-1, 1, n_intervals + 1, dtype=torch.float64, device=bound.device)
-    value, slope = evaluate(nodes[None, :] * bound[:, None])
-    slope_t = slope * (2 * bound / n_intervals)[:, None]
+def _to_response(t: torch.Tensor, unit: torch.Tensor | None) -> torch.Tensor:
+    """Grid coordinate to filter response u."""
+    return t if unit is None else torch.sign(t) * unit[:, None] * torch.expm1(t.abs())
+
+
+def _tabulate(evaluate: Evaluate, half_range: torch.Tensor, n_intervals: int, unit: torch.Tensor | None) -> ScoreTable:
+    nodes = torch.linspace(-1, 1, n_intervals + 1, dtype=torch.float64, device=half_range.device)
+    t = nodes[None, :] * half_range[:, None]
+    value, slope = evaluate(_to_response(t, unit))
+    if unit is not None:
+        slope = slope * unit[:, None] * torch.exp(t.abs())
+    slope_t = slope * (2 * half_range / n_intervals)[:, None]
     left, right = value[:, :-1], value[:, 1:]
     slope_left, slope_right = slope_t[:, :-1], slope_t[:, 1:]
     inner = torch.stack(
@@ -122,4 +133,24 @@ def _tabulate(evaluate: Evaluate, bound: torch.Tensor, n_intervals: int) -> Scor
     before = torch.stack([left[:, :1] - slope_left[:, :1], slope_left[:, :1], zero, zero])
     after = torch.stack([right[:, -1:], slope_right[:, -1:], zero, zero])
     coefficients = torch.cat([before, inner, after], dim=2).reshape(4, -1)
-    return ScoreTable(coefficients, bound, n_intervals, slope.abs().amax(1))
+    return ScoreTable(coefficients, half_range, n_intervals, unit)
+
+
+def look_up(position: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    """Linear interpolation, linearly continued; differentiable in both arguments.
+
+    Parameters
+    ----------
+    position
+        >= 0, units of nodes, `(batch, n_filters, n)`.
+    table
+        `(batch, n_filters, n_nodes)`.
+    """
+    batch, n_filters, n_nodes = table.shape
+    piece = position.detach().floor().clamp_(max=n_nodes - 2)
+    fraction = position - piece
+    row = torch.arange(batch * n_filters, device=table.device).reshape(batch, n_filters, 1) * n_nodes
+    index = (piece.long() + row).reshape(-1)
+    flat = table.reshape(-1)
+    low, high = flat.index_select(0, index), flat.index_select(0, index + 1)
+    return (low + (high - low) * fraction.reshape(-1)).reshape(position.shape)

@@ -1,0 +1,38 @@
+# make demo   simulate a scan, reconstruct it through the gadget, leave images in demo/
+# make test   ruff, mypy and the test suite
+# Both work in .venv, made on first use; the Python it is made from is left alone.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+REQUIREMENTS := setup.cfg constraints.txt pyproject.toml
+DEMO_PRESET ?= default
+
+.PHONY: demo test clean
+
+demo: $(VENV)/.installed
+	mkdir -p demo
+	$(BIN)/pogmdm phantom demo/scan.h5 --matrix 256 --coils 8 --acceleration 4 --truth --overwrite
+	$(BIN)/pogmdm run demo/scan.h5 -o demo/recon.h5 --preset $(DEMO_PRESET) --png demo --overwrite
+	@echo
+	@echo "image:                $(CURDIR)/demo/image_1.png"
+	@echo "standard deviation:   $(CURDIR)/demo/image_10.png"
+	@echo "both, as ISMRMRD:     $(CURDIR)/demo/recon.h5"
+	@echo "the simulated scan:   $(CURDIR)/demo/scan.h5 (group truth: what it should look like)"
+
+test: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+$(VENV)/.installed: $(REQUIREMENTS)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info

@@ -1,0 +1,147 @@
+"""Readouts in, complete frames out: grouping by index, and deciding when a frame is complete."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import ismrmrd
+
+from gadget import logs
+from gadget.classify import Kind, classify, has_flag
+from gadget.errors import DataError
+from gadget.frames import AcquiredFrame, FrameKey, assemble
+from gadget.header import ScanGeometry
+
+# Calibration lines of these scans are no samples of the image: other contrast, other grid.
+_FOREIGN_CALIBRATION = ("separate", "external")
+
+# Readouts that come after their frame was completed make a frame of their own only if they are
+# at least this share of it; fewer are stray lines.
+_LATE_SHARE = 0.25
+
+_FIRST_FLAGS = (ismrmrd.ACQ_FIRST_IN_SLICE, ismrmrd.ACQ_FIRST_IN_REPETITION)
+
+
+class AcquisitionBuffer:
+    """Holds readouts until their frame is complete.
+
+    Parameters
+    ----------
+    geometry
+        The scan's encodings.
+    trigger
+        ``slice``, ``repetition``, ``measurement``: the LAST_IN_* flag that completes frames;
+        ``auto``: any of them, or a frame of another index beginning when all lines are there
+        (sources that set no flags). LAST_IN_MEASUREMENT and `flush` complete everything always.
+    max_bytes
+        Most bytes of readouts held at a time.
+
+    Attributes
+    ----------
+    noise
+        Noise readouts, in order.
+    counts
+        Readouts seen, by `Kind`.
+    """
+
+    def __init__(self, geometry: ScanGeometry, trigger: str = "auto", max_bytes: int = 8 << 30) -> None:
+        self.geometry = geometry
+        self.trigger = trigger
+        self.max_bytes = max_bytes
+        self.noise: list[ismrmrd.Acquisition] = []
+        self.counts: Counter[Kind] = Counter()
+        self._groups: dict[FrameKey, list[ismrmrd.Acquisition]] = {}
+        self._closed: dict[FrameKey, int] = {}
+        self._bytes = 0
+
+    def add(self, acq: ismrmrd.Acquisition) -> list[AcquiredFrame]:
+        """Take one readout; return the frames it completes, oldest first.
+
+        Raises
+        ------
+        DataError
+            E306 the buffer is full, and those of `gadget.frames.assemble`.
+        """
+        kind = classify(acq.flags)
+        self.counts[kind] += 1
+        if kind is Kind.NOISE:
+            self._count_bytes(acq)
+            self.noise.append(acq)
+            return []
+        head = acq.getHead()
+        key = FrameKey.of(head)
+        done: list[FrameKey] = []
+        if self._belongs_to_image(kind, key):
+            if self.trigger == "auto" and key not in self._groups:
+                done += [other for other in self._groups if self._has_all_lines(other)]
+            self._count_bytes(acq)
+            self._groups.setdefault(key, []).append(acq)
+        # flags count on skipped readouts too: the last of a scan may be a navigator
+        done += [other for other in self._flagged(head, key) if other not in done]
+        return self._close(done)
+
+    def flush(self) -> list[AcquiredFrame]:
+        """Complete whatever is left; called when the stream ends."""
+        if self._groups:
+            logs.get().warning(
+                "%d frame(s) ended with the scan, without a flag that says they are complete", len(self._groups)
+            )
+        return self._close(list(self._groups))
+
+    def _belongs_to_image(self, kind: Kind, key: FrameKey) -> bool:
+        if kind is Kind.CALIBRATION:
+            return self.geometry.encoding(key.encoding).calibration not in _FOREIGN_CALIBRATION
+        return kind in (Kind.IMAGING, Kind.CALIBRATION_AND_IMAGING)
+
+    def _flagged(self, head: ismrmrd.AcquisitionHeader, key: FrameKey) -> list[FrameKey]:
+        flags = head.flags
+        if has_flag(flags, ismrmrd.ACQ_LAST_IN_MEASUREMENT):
+            return list(self._groups)
+        # with averages, sources set the flags once per average
+        last_average = self.geometry.encoding(key.encoding).last.get("average", 0)
+        if head.idx.average < last_average:
+            return []
+        if has_flag(flags, ismrmrd.ACQ_LAST_IN_REPETITION) and self.trigger in ("auto", "repetition"):
+            return [k for k in self._groups if (k.encoding, k.repetition) == (key.encoding, key.repetition)]
+        if has_flag(flags, ismrmrd.ACQ_LAST_IN_SLICE) and self.trigger in ("auto", "slice"):
+            return [key] if key in self._groups else []
+        return []
+
+    def _has_all_lines(self, key: FrameKey) -> bool:
+        """Whether a frame without flags can be complete: every regular line of every average is there."""
+        group = self._groups[key]
+        if any(has_flag(acq.flags, flag) for acq in group for flag in _FIRST_FLAGS):
+            return False  # this source sets flags, so wait for its LAST
+        encoding = self.geometry.encoding(key.encoding)
+        lines = {
+            (acq.idx.kspace_encode_step_1, acq.idx.average)
+            for acq in group
+            if classify(acq.flags) is not Kind.CALIBRATION
+        }
+        return len(lines) >= encoding.expected_rows * (encoding.last.get("average", 0) + 1)
+
+    def _close(self, keys: list[FrameKey]) -> list[AcquiredFrame]:
+        frames = []
+        for key in keys:
+            group = self._groups.pop(key)
+            self._bytes -= sum(_n_bytes(acq) for acq in group)
+            if len(group) < _LATE_SHARE * self._closed.get(key, 0):
+                logs.get().warning("%s: dropped %d readouts that came after its last one", key, len(group))
+                continue
+            self._closed[key] = len(group)
+            frames.append(assemble(key, group, self.geometry.encoding(key.encoding), self.geometry.n_channels))
+        return frames
+
+    def _count_bytes(self, acq: ismrmrd.Acquisition) -> None:
+        self._bytes += _n_bytes(acq)
+        if self._bytes > self.max_bytes:
+            raise DataError(
+                306,
+                f"{self._bytes} bytes of readouts wait for their frames, more than limits.max_buffer_bytes = "
+                f"{self.max_bytes}.",
+                "Set trigger=slice or repetition, or raise the limit.",
+            )
+
+
+def _n_bytes(acq: ismrmrd.Acquisition) -> int:
+    return int(acq.data.nbytes + acq.traj.nbytes) + 340

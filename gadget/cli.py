@@ -1,0 +1,273 @@
+"""The command `pogmdm`. One function adds each sub-command, one runs it; both import late.
+
+To add a sub-command, write ``_add_NAME(commands)`` and ``_run_NAME(args) -> exit status`` and name the former
+in `_COMMANDS`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+_EPILOG = """exit status: 0 ok, 2 usage or settings, 3 input, 4 transport, 5 computing, 6 output.
+Research use only, not for diagnostic use."""
+_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    args = _parser().parse_args(argv)
+    try:
+        return int(args.run(args))
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; nothing was written\n")
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output (head, less) went away: no error, and no traceback at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:  # noqa: BLE001 - the one place where the command line reports errors
+        if args.debug:
+            raise
+        sys.stderr.write(_one_line(error) + "\n")
+        return int(getattr(error, "exit_code", 5))
+
+
+def _one_line(error: Exception) -> str:
+    from pogmdm_core.errors import PogmdmError
+
+    if isinstance(error, PogmdmError):
+        return " ".join(str(error).split())
+    return f"E599 unexpected {type(error).__name__}. Repeat with --debug, and report it."
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pogmdm",
+        description="Joint image and coil reconstruction with a pixel-wise uncertainty map, for ISMRMRD data.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for add in _COMMANDS:
+        add(commands)
+    return parser
+
+
+def _command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], summary: str, example: str
+) -> argparse.ArgumentParser:
+    """Add a sub-command with what all of them share."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--debug", action="store_true", help="show tracebacks and debug logs")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_run(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "run",
+        _run_run,
+        "reconstruct an ISMRMRD scan offline, over the gadget's real wire protocol",
+        "pogmdm run scan.h5 -o recon.h5 --preset fast --png previews",
+    )
+    parser.add_argument("source", metavar="IN", help="ISMRMRD .h5 file, ISMRMRD stream file, or - for stdin")
+    parser.add_argument("-o", "--output", metavar="OUT.h5", required=True, type=Path, help="file to write")
+    parser.add_argument("--preset", metavar="NAME", help="shipped preset (see: pogmdm configs list)")
+    parser.add_argument("--settings", metavar="FILE.yaml", type=Path, help="settings file")
+    parser.add_argument("-c", "--config", metavar="CONFIG.xml", help="Gadgetron chain: a path or a shipped name")
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        type=_assignment,
+        dest="assignments",
+        help="one setting, e.g. sampler.n_samples=4; wins over everything else; repeatable",
+    )
+    parser.add_argument("--png", metavar="DIR", type=Path, help="also write a PNG of every series here")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT.h5 when it exists")
+    parser.add_argument("-g", "--group", default="dataset", help="group of the input (default: %(default)s)")
+    parser.add_argument("-G", "--out-group", default="dataset", help="group of the output (default: %(default)s)")
+
+
+def _run_run(args: argparse.Namespace) -> int:
+    from gadget.replay import Job, replay
+    from gadget.replay_progress import ProgressDisplay
+
+    properties = list(args.assignments)
+    if args.settings is not None:
+        properties.insert(0, ("settings", str(args.settings.resolve())))
+    if args.preset is not None:
+        properties.insert(0, ("preset", args.preset))
+    job = Job(
+        source=args.source,
+        output=args.output,
+        chain=args.config,
+        properties=properties,
+        group=args.group,
+        out_group=args.out_group.strip("/"),
+        overwrite=args.overwrite,
+    )
+    display = ProgressDisplay()
+    outcome = replay(job, display, args.debug)
+    series = ", ".join(f"image_{number} x {count}" for number, count in outcome.series.items())
+    display.log(f"{args.output}: {series} ({outcome.seconds:.1f} s)")
+    if args.png is not None:
+        from gadget.preview import write_previews
+
+        for picture in write_previews(args.output, args.png, job.out_group):
+            display.log(str(picture))
+    return 0
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    return key.strip(), value
+
+
+def _add_phantom(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "phantom",
+        _run_phantom,
+        "write a simulated multi-coil scan of an analytic phantom",
+        "pogmdm phantom phantom.h5 --matrix 256 --coils 8 --acceleration 4 --truth",
+    )
+    parser.add_argument("output", metavar="OUT.h5", type=Path, help="file to write")
+    parser.add_argument(
+        "--trajectory", default="cartesian", help="how k-space is sampled: cartesian (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--matrix", type=_matrix, default=(256, 256), metavar="N|NXxNY", help="image matrix (default: 256)"
+    )
+    parser.add_argument("--coils", type=int, default=8, metavar="C", help="receive coils (default: %(default)s)")
+    parser.add_argument(
+        "--acceleration", type=float, default=4, metavar="R", help="undersampling (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--noise",
+        type=float,
+        default=0.01,
+        metavar="S",
+        help="standard deviation of the noise in the real and imaginary part of a channel's pixel, relative to "
+        "the image maximum (default: %(default)s)",
+    )
+    parser.add_argument("--slices", type=int, default=1, metavar="K", help="slices (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="random seed (default: %(default)s)")
+    parser.add_argument(
+        "--truth", action="store_true", help="also write the noise-free fully sampled images, group truth"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT.h5 when it exists")
+
+
+def _run_phantom(args: argparse.Namespace) -> int:
+    from gadget.phantom_mrd import ScanPlan, write_phantom
+
+    plan = ScanPlan(
+        trajectory=args.trajectory,
+        shape=args.matrix,
+        n_coils=args.coils,
+        acceleration=args.acceleration,
+        noise=args.noise,
+        n_slices=args.slices,
+        seed=args.seed,
+    )
+    write_phantom(args.output, plan, args.truth, args.overwrite)
+    return 0
+
+
+def _matrix(text: str) -> tuple[int, int]:
+    """``N`` or ``NXxNY`` to `(ny, nx)`."""
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdigit() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not N or NXxNY")
+    return int(parts[-1]), int(parts[0])
+
+
+def _add_doctor(commands: Any) -> None:
+    _command(
+        commands,
+        "doctor",
+        _run_doctor,
+        "show versions, device, paths and weights, and run a self-test",
+        "pogmdm doctor",
+    )
+
+
+def _run_doctor(_: argparse.Namespace) -> int:
+    from gadget.doctor import examine
+
+    healthy = True
+    for what, value, good in examine():
+        sys.stdout.write(f"{'  ' if good else '! '}{what:14} {value}\n")
+        sys.stdout.flush()
+        healthy = healthy and good
+    return 0 if healthy else 5
+
+
+def _add_configs(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "configs",
+        _run_configs,
+        "list, show or install the shipped Gadgetron chains and presets",
+        "pogmdm configs install $GADGETRON_HOME/share/gadgetron/config",
+    )
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True, dest="action")
+    actions.add_parser("list", help="names and places of all chains and presets")
+    show = actions.add_parser("show", help="print a chain or preset, or all settings with --schema")
+    show.add_argument("name", metavar="NAME", nargs="?", help="as listed")
+    show.add_argument("--schema", action="store_true", help="print the JSON schema of all settings")
+    install = actions.add_parser("install", help="copy the chains to a folder")
+    install.add_argument("folder", metavar="DIR", type=Path)
+    install.add_argument("--overwrite", action="store_true", help="replace files that differ")
+
+
+def _run_configs(args: argparse.Namespace) -> int:
+    from gadget import configs
+
+    if args.action == "list":
+        for kind, found in (("chain", configs.chains()), ("preset", configs.presets())):
+            for name, path in found.items():
+                sys.stdout.write(f"{kind:7} {name:24} {path}\n")
+    elif args.action == "install":
+        for path in configs.install(args.folder, args.overwrite):
+            sys.stdout.write(f"{path}\n")
+    elif args.schema:
+        sys.stdout.write(_schema())
+    elif args.name:
+        sys.stdout.write(configs.text_of(args.name))
+    else:
+        from pogmdm_core.errors import ConfigError
+
+        raise ConfigError(109, "configs show needs a NAME or --schema.", "See: pogmdm configs list")
+    return 0
+
+
+def _schema() -> str:
+    import json
+
+    from gadget.settings import GadgetSettings
+
+    return json.dumps(GadgetSettings.model_json_schema(), indent=2) + "\n"
+
+
+_COMMANDS = (_add_run, _add_phantom, _add_doctor, _add_configs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""Results as ISMRMRD images: series, headers, Meta."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import ismrmrd
+import numpy as np
+
+from gadget import logs
+from gadget.errors import OutputError
+from gadget.grid import to_recon_complex, to_recon_linear
+from gadget.meta import SERIES, attributes
+
+if TYPE_CHECKING:
+    import torch
+
+    from gadget.prepare import PreparedFrame
+    from gadget.settings import GadgetSettings
+    from pogmdm_core import ReconResult
+
+
+class Emitter:
+    """Makes the images of a scan, numbering them within their series.
+
+    Parameters
+    ----------
+    settings
+        ``output`` is used; the hash of all settings goes into the Meta.
+    prior
+        Its ``sha256`` goes into the Meta.
+    """
+
+    def __init__(self, settings: GadgetSettings, prior: Any) -> None:
+        from pogmdm_core import __version__
+
+        self.output = settings.output
+        text = settings.model_dump_json(exclude={"log", "limits"})
+        self._own = {
+            "Version": __version__,
+            "WeightsSha256": prior.sha256,
+            "SettingsHash": hashlib.sha256(text.encode()).hexdigest()[:16],
+            "Seed": settings.sampler.seed,
+        }
+        self._uncertainty = settings.uncertainty.method
+        self._counts: Counter[int] = Counter()
+        self._formats: dict[int, tuple[Any, ...]] = {}
+        self._warned = False
+
+    def images(self, result: ReconResult, prepared: PreparedFrame) -> list[ismrmrd.Image]:
+        """Images of one frame, in the order of their series numbers.
+
+        Raises
+        ------
+        OutputError
+            E602 a pixel is not finite, E603 a series would mix shapes.
+        """
+        estimate, magnitude = self._estimate(result)
+        own = {
+            "NSamples": result.n_samples,
+            "NSteps": result.n_steps,
+            "Estimate": estimate,
+            "UncertaintyMethod": self._uncertainty if result.std is not None else "off",
+            "NoiseStd": f"{result.noise_std:.6g}",
+            "DataResidual": f"{result.data_residual:.4f}",
+            "Status": result.status.value,
+            "Duration": f"{sum(result.seconds.values()):.2f}",
+        }
+        phase = _numpy(result.phase)
+        turn = np.exp(1j * phase)
+        fov, recon = prepared.fov_mm, prepared.acquired.encoding.recon
+
+        def band_limited(values: np.ndarray) -> np.ndarray:
+            return to_recon_complex(values * turn, fov, recon)
+
+        maps: dict[str, list[np.ndarray]] = {"image": [np.abs(band_limited(magnitude))]}
+        if result.mean is not None:
+            maps["mean"] = [np.abs(band_limited(_numpy(result.mean)))]
+        maps["phase"] = [np.angle(band_limited(magnitude))]
+        if result.map is not None:
+            maps["map"] = [np.abs(band_limited(_numpy(result.map)))]
+        # one sample has no spread: no series rather than one of zeros
+        if result.std is not None and result.n_samples >= 2:
+            maps["std"] = [to_recon_linear(_numpy(result.std), fov, recon)]
+        if "csm" in self.output.maps:
+            csm = _numpy(result.csm)
+            linear = [to_recon_linear(part, fov, recon) for part in (csm.real, csm.imag)]
+            maps["csm"] = [linear[0] + 1j * linear[1]]
+        if "samples" in self.output.maps and result.samples is not None:
+            maps["samples"] = [np.abs(band_limited(sample)) for sample in _numpy(result.samples)]
+        missing = [name for name in self.output.maps if name not in maps]
+        if missing:
+            logs.get().info("%s: no series for %s, it was not computed", prepared.acquired.key, ", ".join(missing))
+        return [
+            self._image(name, pixels, prepared, own, result.warnings)
+            for name, stack in maps.items()
+            if name in self.output.maps
+            for pixels in stack
+        ]
+
+    def fallback(self, image: torch.Tensor, prepared: PreparedFrame) -> list[ismrmrd.Image]:
+        """Send a zero-filled magnitude `(y, x)` instead, labelled FALLBACK."""
+        pixels = to_recon_linear(_numpy(image), prepared.fov_mm, prepared.acquired.encoding.recon)
+        return [self._image("fallback", pixels, prepared, {"Status": "fallback"}, ("FALLBACK",))]
+
+    def _estimate(self, result: ReconResult) -> tuple[str, np.ndarray]:
+        wanted = {"map": result.map, "mean": result.mean}[self.output.estimate]
+        if wanted is None:  # not computed: what the core chose
+            return result.estimate, _numpy(result.image)
+        return self.output.estimate, _numpy(wanted)
+
+    def _image(
+        self,
+        name: str,
+        pixels: np.ndarray,
+        prepared: PreparedFrame,
+        own: dict[str, Any],
+        warnings: tuple[str, ...],
+    ) -> ismrmrd.Image:
+        key, recon = prepared.acquired.key, prepared.acquired.encoding.recon
+        if not np.isfinite(pixels).all():
+            raise OutputError(602, f"{key}: the {name} holds NaN or infinite pixels.", "Report it.")
+        series = SERIES[name]
+        pixels = pixels.astype(np.complex64 if np.iscomplexobj(pixels) else np.float32)
+        pixels = pixels.reshape((-1, 1, *pixels.shape[-2:]))  # (channel, z, y, x)
+        number = self.output.series_base + series.offset
+        self._one_format(number, (pixels.shape, pixels.dtype, series.image_type))
+        self._counts[number] += 1
+
+        reference = prepared.acquired.reference
+        directions, found = _directions(reference)
+        if not found:
+            warnings = (*warnings, "NO_DIRECTIONS")
+            if not self._warned:
+                logs.get().warning("the readouts carry no directions; images are labelled with the identity")
+                self._warned = True
+        image = ismrmrd.Image.from_array(
+            pixels,
+            acquisition=reference,
+            transpose=False,
+            image_type=series.image_type,
+            image_index=min(self._counts[number], 65535),
+            image_series_index=number,
+            field_of_view=recon.fov_mm,
+            **{f"{axis}_dir": vector for axis, vector in directions.items()},
+        )
+        image.set_flag(ismrmrd.IMAGE_LAST_IN_SLICE)
+        facts = {
+            **self._own,
+            **own,
+            "Trajectory": prepared.acquired.encoding.trajectory,
+            "NoiseWhitened": prepared.whitened,
+            "Warnings": " ".join(dict.fromkeys((*prepared.warnings, *warnings))) or "none",
+        }
+        image.meta = attributes(name, pixels, {"row": directions["read"], "column": directions["phase"]}, facts)
+        return image
+
+    def _one_format(self, number: int, found: tuple[Any, ...]) -> None:
+        """Refuse a second shape or type in a series: receivers' files cannot be read after that."""
+        expected = self._formats.setdefault(number, found)
+        if found != expected:
+            raise OutputError(
+                603,
+                f"series {number} would mix images of {expected[0]} {expected[1]} and {found[0]} {found[1]}.",
+                "Reconstruct encodings of different matrix in separate scans.",
+            )
+
+
+def _numpy(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().cpu().numpy()
+
+
+def _directions(head: ismrmrd.AcquisitionHeader) -> tuple[dict[str, tuple[float, ...]], bool]:
+    """Read, phase and slice direction of a readout; the identity where one is missing or not finite."""
+    found = {axis: tuple(getattr(head, f"{axis}_dir")) for axis in ("read", "phase", "slice")}
+    norms = [float(np.linalg.norm(vector)) for vector in found.values()]
+    if all(np.isfinite(norm) and norm > 0.5 for norm in norms):
+        return found, True
+    return {"read": (1.0, 0.0, 0.0), "phase": (0.0, 1.0, 0.0), "slice": (0.0, 0.0, 1.0)}, False

@@ -1,0 +1,158 @@
+"""One frame of readouts: all that belongs to one 2-D image, screened and stacked."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import ismrmrd
+import numpy as np
+
+from gadget import logs
+from gadget.errors import DataError
+from gadget.header import Encoding
+
+MAX_BROKEN_SHARE = 0.01
+MAX_OUTSIDE_SHARE = 0.05
+
+
+class FrameKey(NamedTuple):
+    """The indices that tell images apart; averages and segments are parts of the same image."""
+
+    encoding: int
+    slice: int
+    contrast: int
+    phase: int
+    repetition: int
+    set: int
+
+    @classmethod
+    def of(cls, head: ismrmrd.AcquisitionHeader) -> FrameKey:
+        """Key of the frame a readout belongs to."""
+        i = head.idx
+        return cls(head.encoding_space_ref, i.slice, i.contrast, i.phase, i.repetition, i.set)
+
+    def __str__(self) -> str:
+        return " ".join(
+            f"{name} {value}" for name, value in zip(self._fields, self, strict=True) if value or name == "slice"
+        )
+
+
+@dataclass(frozen=True)
+class AcquiredFrame:
+    """Readouts of one image, all of one shape, in the order they came.
+
+    Attributes
+    ----------
+    key
+        Its indices.
+    encoding
+        The encoding space it belongs to.
+    data
+        complex64 `(readout, coil, sample)`, scanner units.
+    rows
+        Row of the encoded matrix of each readout, int `(readout,)`, centre at ny // 2.
+    heads
+        Header of each readout.
+    trajectory
+        float32 `(readout, sample, dims)`, or None.
+    reference
+        Header of the readout nearest the k-space centre: where and when the image is.
+    warnings
+        Short upper-case words, e.g. ``INCOMPLETE``.
+    """
+
+    key: FrameKey
+    encoding: Encoding
+    data: np.ndarray
+    rows: np.ndarray
+    heads: tuple[ismrmrd.AcquisitionHeader, ...]
+    trajectory: np.ndarray | None
+    reference: ismrmrd.AcquisitionHeader
+    warnings: tuple[str, ...] = ()
+
+
+def assemble(
+    key: FrameKey, readouts: Sequence[ismrmrd.Acquisition], encoding: Encoding, n_channels: int | None
+) -> AcquiredFrame:
+    """Screen the readouts of one image and stack them.
+
+    Parameters
+    ----------
+    key, readouts, encoding
+        The frame's indices, its readouts (at least one), and their encoding.
+    n_channels
+        Receive channels the header announces, or None.
+
+    Raises
+    ------
+    DataError
+        E303 over 5 % of the readouts lie outside the matrix, E305 none has a usable shape, E330 over
+        1 % hold NaN or infinite samples.
+    """
+    total = len(readouts)
+    kept = _one_shape(readouts, n_channels)
+    if not kept:
+        raise DataError(305, f"{key}: none of its {total} readouts has samples.", "Check the converter.")
+    warnings = ["MIXED_SHAPES"] if len(kept) < total else []
+
+    finite = [acq for acq in kept if np.isfinite(acq.data).all()]
+    n_broken = len(kept) - len(finite)
+    if n_broken > MAX_BROKEN_SHARE * len(kept):
+        raise DataError(
+            330,
+            f"{key}: {n_broken} of {len(kept)} readouts hold NaN or infinite samples (limit 1 %).",
+            "The receiver or the converter is broken.",
+        )
+    if n_broken:
+        warnings.append("BROKEN_READOUTS")
+
+    ny = encoding.encoded.matrix[1]
+    inside = [acq for acq in finite if 0 <= encoding.row(acq.idx.kspace_encode_step_1) < ny]
+    inside = [acq for acq in inside if acq.idx.kspace_encode_step_2 == 0]
+    n_outside = len(finite) - len(inside)
+    if n_outside > MAX_OUTSIDE_SHARE * len(finite):
+        raise DataError(
+            303,
+            f"{key}: {n_outside} of {len(finite)} readouts lie outside the {ny} rows of encodedSpace "
+            f"(centre {encoding.centre_row}; limit 5 %).",
+            "Check encodingLimits.kspace_encoding_step_1 and encodedSpace.matrixSize.y.",
+        )
+    if n_outside:
+        warnings.append("OUTSIDE_MATRIX")
+    if len(inside) < total:
+        logs.get().warning(
+            "%s: dropped %d readouts of another shape, %d with NaN or infinite samples, %d outside the matrix",
+            key,
+            total - len(kept),
+            n_broken,
+            n_outside,
+        )
+
+    rows = np.array([encoding.row(acq.idx.kspace_encode_step_1) for acq in inside])
+    if len(np.unique(rows)) < encoding.expected_rows:
+        warnings.append("INCOMPLETE")
+    nearest = int(np.argmin(np.abs(rows - ny // 2)))
+    has_trajectory = all(acq.trajectory_dimensions > 0 for acq in inside)
+    return AcquiredFrame(
+        key=key,
+        encoding=encoding,
+        data=np.stack([acq.data for acq in inside]).astype(np.complex64, copy=False),
+        rows=rows,
+        heads=tuple(acq.getHead() for acq in inside),
+        trajectory=np.stack([acq.traj for acq in inside]) if has_trajectory else None,
+        reference=inside[nearest].getHead(),
+        warnings=tuple(warnings),
+    )
+
+
+def _one_shape(readouts: Sequence[ismrmrd.Acquisition], n_channels: int | None) -> list[ismrmrd.Acquisition]:
+    """Keep the readouts of the commonest shape, among those with the announced channels if any."""
+    shapes = Counter((acq.data.shape, acq.trajectory_dimensions) for acq in readouts if acq.data.size)
+    if not shapes:
+        return []
+    announced = [shape for shape in shapes if shape[0][0] == n_channels]
+    best = max(announced or shapes, key=lambda shape: shapes[shape])
+    return [acq for acq in readouts if (acq.data.shape, acq.trajectory_dimensions) == best]

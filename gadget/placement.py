@@ -1,0 +1,154 @@
+"""Cartesian readouts onto the k-space grid.
+
+The seam for other trajectories is `gadget.prepare.prepare`: what is not on a grid goes elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import ismrmrd
+import numpy as np
+
+from gadget.classify import has_flag
+from gadget.errors import DataError
+from gadget.frames import AcquiredFrame
+
+
+@dataclass(frozen=True)
+class Grid:
+    """K-space on a grid, DC at `(ny // 2, nx // 2)`.
+
+    Attributes
+    ----------
+    kspace
+        complex64 `(coil, ny, nx)`, mean of what was measured, 0 elsewhere.
+    n_averages
+        How often each point was measured, int `(ny, nx)`.
+    fov_mm
+        Field of view `(y, x)`, mm.
+    wanted_fov_x_mm
+        Field of view along the readout that the header wants.
+    """
+
+    kspace: np.ndarray
+    n_averages: np.ndarray
+    fov_mm: tuple[float, float]
+    wanted_fov_x_mm: float
+
+
+def cartesian_grid(acquired: AcquiredFrame, data: np.ndarray) -> Grid:
+    """Place readouts by row, centre sample, discarded samples and direction; average repeats.
+
+    Parameters
+    ----------
+    acquired
+        Where the samples belong.
+    data
+        Their values (whitened perhaps), complex64 `(readout, coil, sample)`.
+
+    Raises
+    ------
+    DataError
+        E320 when the readouts are not lines of a Cartesian grid.
+    """
+    _refuse_other_trajectories(acquired)
+    encoded, recon = acquired.encoding.encoded, acquired.encoding.recon
+    n_samples = data.shape[2]
+    nx, fov_x = encoded.matrix[0], encoded.fov_mm[0]
+    cropped = n_wanted(nx, fov_x, recon.fov_mm[0])
+    if n_samples == cropped < nx and all(h.center_sample == n_samples // 2 for h in acquired.heads):
+        nx, fov_x = cropped, recon.fov_mm[0]  # a gadget upstream has removed the oversampling
+    ny = encoded.matrix[1]
+    kspace = np.zeros((data.shape[1], ny, nx), np.complex64)
+    n_averages = np.zeros((ny, nx), np.int32)
+    for readout, row, head in zip(data, acquired.rows, acquired.heads, strict=True):
+        first, measured = sample_columns(head, nx)
+        if measured.start >= measured.stop:
+            continue  # everything is marked to be discarded
+        values = readout[:, ::-1] if has_flag(head.flags, ismrmrd.ACQ_IS_REVERSE) else readout
+        low = max(measured.start, -first)
+        high = min(measured.stop, nx - first)
+        if low >= high:
+            continue
+        kspace[:, row, first + low : first + high] += values[:, low:high]
+        n_averages[row, first + low : first + high] += 1
+    kspace /= np.maximum(n_averages, 1)
+    return Grid(kspace, n_averages, (encoded.fov_mm[1], fov_x), recon.fov_mm[0])
+
+
+def sample_columns(head: ismrmrd.AcquisitionHeader, nx: int) -> tuple[int, slice]:
+    """Where the samples of a readout lie, in order of increasing k.
+
+    Parameters
+    ----------
+    head
+        Header of the readout.
+    nx
+        Columns of the grid.
+
+    Returns
+    -------
+        Column of sample 0 (may be negative), and the range of samples that were measured.
+    """
+    n, centre = head.number_of_samples, head.center_sample
+    # Some senders leave it 0 or put it past the end: then the readout is centred.
+    if centre >= n or (centre == 0 and n == nx):
+        centre = n // 2
+    pre, post = head.discard_pre, head.discard_post
+    if has_flag(head.flags, ismrmrd.ACQ_IS_REVERSE):
+        # played backwards: a centre in the middle of an even readout stays in the middle
+        centre = n // 2 if centre == n // 2 else n - 1 - centre
+        pre, post = post, pre
+    return nx // 2 - centre, slice(pre, n - post)
+
+
+def n_wanted(n: int, fov: float, wanted_fov: float) -> int:
+    """Points that cover the wanted field of view on the same pixel size, at most n."""
+    return min(n, round(n * wanted_fov / fov))
+
+
+def remove_oversampling(grid: Grid) -> Grid:
+    """Crop the readout to the wanted field of view in image space (unitary transforms).
+
+    Exact where every row with data is complete. Rows measured in part (asymmetric echo) would
+    lose their mask, so then nothing is done here and the image is cropped at the end.
+    """
+    n_averages = grid.n_averages
+    nx = n_averages.shape[1]
+    keep = n_wanted(nx, grid.fov_mm[1], grid.wanted_fov_x_mm)
+    if keep == nx or not (n_averages == n_averages[:, :1]).all():
+        return grid
+    start = nx // 2 - keep // 2
+    lines = _centred(np.fft.ifft, grid.kspace)[..., start : start + keep]
+    return Grid(
+        kspace=_centred(np.fft.fft, lines).astype(np.complex64),
+        n_averages=n_averages[:, start : start + keep],
+        fov_mm=(grid.fov_mm[0], grid.fov_mm[1] * keep / nx),
+        wanted_fov_x_mm=grid.wanted_fov_x_mm,
+    )
+
+
+def _centred(transform: Callable[..., np.ndarray], lines: np.ndarray) -> np.ndarray:
+    return np.fft.fftshift(transform(np.fft.ifftshift(lines, axes=-1), axis=-1, norm="ortho"), axes=-1)
+
+
+def _refuse_other_trajectories(acquired: AcquiredFrame) -> None:
+    kind = acquired.encoding.trajectory
+    if kind != "cartesian":
+        raise DataError(
+            320,
+            f"{acquired.key}: the trajectory {kind[:20]!r} is not supported yet.",
+            "Reconstruct Cartesian scans, or grid the data upstream.",
+        )
+    # Some Cartesian sources attach k-space positions; lines along kx are what they should be.
+    traj = acquired.trajectory
+    if traj is not None and traj.shape[2] >= 2:
+        ky = traj[..., 1]
+        if np.ptp(ky, axis=1).max() > 1e-3 * max(float(np.ptp(traj[..., 0])), 1e-12):
+            raise DataError(
+                320,
+                f"{acquired.key}: the header says cartesian, but the readouts are not lines along kx.",
+                "Other trajectories are not supported yet.",
+            )

@@ -1,0 +1,148 @@
+"""From readouts to what the reconstruction takes: whitened k-space on the grid, mask, noise level.
+
+All steps are linear in the data, and the whitener is multiplied by one factor in the units of the
+input, so that images keep the scale of the k-space they came from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import ismrmrd
+import numpy as np
+
+from gadget import logs
+from gadget.frames import AcquiredFrame
+from gadget.placement import cartesian_grid, remove_oversampling
+from gadget.whitening import Whitener
+
+if TYPE_CHECKING:
+    from gadget.settings import GadgetSettings
+    from pogmdm_core import KSpaceFrame
+
+# Outer k-space over the noise scan: high SNR reaches some ten, a scan that was scaled without its
+# noise scan (simulators do that) hundreds.
+_PLAUSIBLE = 50.0
+
+
+@dataclass(frozen=True)
+class PreparedFrame:
+    """A frame ready to be reconstructed.
+
+    Attributes
+    ----------
+    frame
+        K-space, mask and noise level for `pogmdm_core.reconstruct`.
+    fov_mm
+        Field of view `(y, x)` of its image grid, mm; may exceed the wanted one, `gadget.grid` crops.
+    acquired
+        Where it came from (indices, reference header, encoding).
+    whitened
+        Whether a noise scan was used.
+    warnings
+        Short upper-case words.
+    """
+
+    frame: KSpaceFrame
+    fov_mm: tuple[float, float]
+    acquired: AcquiredFrame
+    whitened: bool
+    warnings: tuple[str, ...]
+
+
+def prepare(acquired: AcquiredFrame, whitener: Whitener | None, settings: GadgetSettings) -> PreparedFrame:
+    """Whiten, place on the grid, remove readout oversampling, compress channels.
+
+    Parameters
+    ----------
+    acquired
+        Screened readouts.
+    whitener
+        From the noise scan; None leaves the noise unknown, it is then estimated from the data.
+    settings
+        ``coils.n_virtual`` is used.
+
+    Raises
+    ------
+    DataError
+        E320 a trajectory that is not supported, E331 no sample falls on the grid.
+    """
+    import torch
+
+    from pogmdm_core import KSpaceFrame
+    from pogmdm_core.noise import compression_matrix, estimate_noise_std
+
+    warnings = list(acquired.warnings)
+    data, noise_std = acquired.data, None
+    if whitener is not None:
+        data = whitener.apply(data)
+        noise_std = whitener.noise_std(float(acquired.heads[0].sample_time_us))
+        if whitener.n_dead:
+            warnings.append("DEAD_CHANNELS")
+    else:
+        warnings.append("NOT_WHITENED")
+
+    grid = remove_oversampling(cartesian_grid(acquired, data))
+    kspace, mask = grid.kspace, grid.n_averages > 0
+    if noise_std is not None and mask.any():
+        # the core knows one noise level: that of the typical sample
+        noise_std /= float(np.sqrt(np.median(grid.n_averages[mask])))
+        # the outermost samples bound the noise from above, and hold little signal
+        ratio = estimate_noise_std(torch.from_numpy(kspace), torch.from_numpy(mask)) / noise_std
+        if ratio and not 1 / _PLAUSIBLE < ratio < _PLAUSIBLE:
+            logs.get().warning(
+                "%s: outer k-space is %.3g times the noise scan: the scales cannot match; only the noise scan's "
+                "correlations are used, the level is estimated from the data",
+                acquired.key,
+                ratio,
+            )
+            warnings.append("NOISE_SCALE_MISMATCH")
+            noise_std = None
+    if settings.coils.n_virtual is not None and settings.coils.n_virtual < len(kspace):
+        matrix, _ = compression_matrix(torch.from_numpy(kspace[:, mask]), settings.coils.n_virtual)
+        kspace = np.einsum("vc,cyx->vyx", matrix.resolve_conj().numpy().astype(np.complex64), kspace)
+    return PreparedFrame(
+        frame=KSpaceFrame.cartesian(torch.from_numpy(np.ascontiguousarray(kspace)), torch.from_numpy(mask), noise_std),
+        fov_mm=grid.fov_mm,
+        acquired=acquired,
+        whitened=whitener is not None,
+        warnings=tuple(warnings),
+    )
+
+
+def make_whitener(
+    noise: list[ismrmrd.Acquisition], n_channels: int, mode: str, bandwidth: float | None
+) -> Whitener | None:
+    """Whitener from the noise readouts, or None where there is none to be had or wanted.
+
+    Parameters
+    ----------
+    noise
+        Noise readouts so far.
+    n_channels
+        Channels of the data.
+    mode
+        The setting ``noise.whiten``.
+    bandwidth
+        relativeReceiverNoiseBandwidth of the header, or None.
+
+    Raises
+    ------
+    DataError
+        E310 ``on`` without usable noise readouts, or every channel dead.
+    """
+    from gadget.errors import DataError
+
+    if mode == "off":
+        return None
+    usable = [acq for acq in noise if acq.data.shape[0] == n_channels and np.isfinite(acq.data).all()]
+    if sum(acq.data.shape[1] for acq in usable) >= 2:
+        return Whitener.from_readouts(usable, bandwidth)
+    if mode == "on":
+        raise DataError(
+            310,
+            f"noise.whiten=on, but none of the {len(noise)} noise readouts has the data's {n_channels} channels.",
+            "Send a noise scan, or set noise.whiten=auto.",
+        )
+    return None

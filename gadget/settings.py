@@ -1,0 +1,199 @@
+"""Settings of the gadget: the core's schema plus what concerns the scanner side.
+
+Later wins: schema defaults < preset < YAML file < XML properties < overrides (JSON, ``--set``).
+Reading the sources is `gadget.sources`' work; here they are merged and validated.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+from xml.etree.ElementTree import Element
+
+from pydantic import BaseModel, Field, ValidationError, field_validator
+
+from gadget import sources
+from gadget.errors import ConfigError
+from pogmdm_core.settings import SamplerSettings, Section, Settings
+
+PRESETS = Path(__file__).parent / "presets"
+
+MapName = Literal["image", "mean", "phase", "map", "std", "csm", "samples"]
+
+
+class NoiseSettings(Section):
+    """Receiver noise."""
+
+    whiten: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="auto: whiten when noise readouts arrive (a NoiseAdjustGadget upstream consumes them); "
+        "on: refuse to go on without; off: never",
+    )
+
+
+class OutputSettings(Section):
+    """Which images are sent, and as what."""
+
+    maps: tuple[MapName, ...] = Field(
+        default=("image", "std"), description="series to send: image, mean, phase, map, std, csm, samples"
+    )
+    estimate: Literal["map", "mean"] = Field(
+        default="map", description="what the image series shows: MAP estimate or posterior mean"
+    )
+    dtype: Literal["float32"] = Field(default="float32", description="pixel type (coil maps are complex64)")
+    series_base: int = Field(default=0, ge=0, le=65000, description="added to every image_series_index")
+
+    @field_validator("maps", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = [word.strip() for word in value.split(",") if word.strip()]
+        return value
+
+    @field_validator("maps")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError("name at least one map, each once")
+        return value
+
+
+class LimitsSettings(Section):
+    """Where the gadget refuses instead of running out of memory or waiting for ever."""
+
+    max_matrix: int = Field(default=1024, ge=8, le=8192, description="largest image matrix; readouts may be twice that")
+    max_coils: int = Field(default=256, ge=1, le=1024, description="most channels of a readout")
+    max_message_bytes: int = Field(default=1 << 28, ge=1 << 12, description="largest single message")
+    max_buffer_bytes: int = Field(default=8 << 30, ge=1 << 12, description="most readout data held at a time")
+    idle_timeout_s: float = Field(default=300.0, gt=0, le=86400, description="seconds without a byte that end the scan")
+
+
+class GadgetSettings(Settings):
+    """Everything the gadget can be told; `pogmdm_core.Settings` and the scanner side."""
+
+    preset: str = Field(default="default", description="shipped preset: default, fast, quality, paper")
+    prior: str = Field(default="default", description="name of shipped weights, or path of a .safetensors file")
+    noise: NoiseSettings = Field(default_factory=NoiseSettings)
+    trigger: Literal["auto", "slice", "repetition", "measurement"] = Field(
+        default="auto",
+        description="what completes a frame. auto: any LAST_IN_SLICE/REPETITION/MEASUREMENT flag, or all "
+        "lines present when another index begins; else that flag alone. The end of the scan always does",
+    )
+    output: OutputSettings = Field(default_factory=OutputSettings)
+    limits: LimitsSettings = Field(default_factory=LimitsSettings)
+    on_failure: Literal["error", "fallback"] = Field(
+        default="error", description="fallback: send a labelled zero-filled image when computing a frame fails"
+    )
+    log: Literal["debug", "info", "warning", "error"] = Field(default="info", description="log level (stderr)")
+
+
+def load(
+    preset: str | None = None,
+    yaml: str | os.PathLike[str] | None = None,
+    properties: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> GadgetSettings:
+    """Merge all sources of settings and validate them.
+
+    Parameters
+    ----------
+    preset
+        Name of a shipped preset; wins over a ``preset`` in the other sources.
+    yaml
+        Path of a settings file; wins over a ``settings`` in `properties` and `overrides`.
+    properties
+        Dotted names to values, e.g. ``{"sampler.n_samples": "4"}``, as XML properties give them.
+    overrides
+        Like `properties`, and stronger (JSON of a client, ``--set``).
+
+    Raises
+    ------
+    ConfigError
+        E101 unknown name, E103 wrong value, E104 no such preset, and those of `gadget.sources`.
+    """
+    named = [sources.nested(properties or {}), sources.nested(overrides or {})]
+    files = [source.pop("settings", None) for source in named]
+    path = yaml or files[1] or files[0]
+    layers = [sources.read_yaml(path) if path else {}, *named]
+    for layer in reversed(layers):
+        preset = preset or layer.get("preset")
+    preset = str(preset or "default")
+    merged: dict[str, Any] = {}
+    for layer in (_preset(preset), *layers, {"preset": preset}):
+        merged = sources.merge(merged, _sampler_names_down(layer))
+    return _validated(merged)
+
+
+def from_xml(config: Element | None, raw: bytes = b"") -> GadgetSettings:
+    """Settings from the ``<configuration>`` node Gadgetron hands over; None means all defaults.
+
+    Parameters
+    ----------
+    config
+        The parsed node, or None when it is absent.
+    raw
+        The bytes it was parsed from: tells an absent node from an unreadable one.
+    """
+    if config is None and raw.strip(b"\0 \t\r\n"):
+        raise ConfigError(108, "the <configuration> of the gadget is not XML.", "Check the chain's XML file.")
+    return load(properties={} if config is None else sources.xml_properties(config))
+
+
+def _preset(name: str) -> dict[str, Any]:
+    available = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+    if name not in available:
+        raise ConfigError(
+            104,
+            f"there is no preset {name[:40]!r}{_did_you_mean(name, available)}.",
+            f"Presets: {', '.join(available)}.",
+        )
+    return sources.read_yaml(PRESETS / f"{name}.yaml")
+
+
+def _sampler_names_down(layer: dict[str, Any]) -> dict[str, Any]:
+    """Move sampler names given at the top into their section, so that layers merge."""
+    short = {k: v for k, v in layer.items() if k in SamplerSettings.model_fields}
+    rest = {k: v for k, v in layer.items() if k not in short}
+    return sources.merge(rest, {"sampler": short}) if short else rest
+
+
+def _validated(values: dict[str, Any]) -> GadgetSettings:
+    try:
+        return GadgetSettings(**values)
+    except ValidationError as error:
+        problems = error.errors(include_url=False)
+    first = problems[0]
+    path = ".".join(str(part) for part in first["loc"])
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    if first["type"] == "extra_forbidden":
+        raise ConfigError(
+            101,
+            f"there is no setting {path[:80]!r}{_did_you_mean(path, known_names())}{more}.",
+            "List them with: pogmdm configs show --schema",
+        )
+    found = "" if isinstance(first["input"], dict) else f" is {str(first['input'])[:60]!r}:"
+    reason = first["msg"].removeprefix("Value error, ")
+    raise ConfigError(103, f"setting {path or 'combination'}{found} {reason}{more}.")
+
+
+def known_names(model: type[BaseModel] = GadgetSettings, prefix: str = "") -> list[str]:
+    """All dotted names of the schema."""
+    names = []
+    for name, info in model.model_fields.items():
+        kind = info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            names += known_names(kind, f"{prefix}{name}.")
+        else:
+            names.append(prefix + name)
+    return names
+
+
+def _did_you_mean(name: str, known: list[str]) -> str:
+    tails = {full.rpartition(".")[2]: full for full in reversed(known)}
+    # by whole name where a section is given, else (or if that is unlike any) by the last part
+    close = difflib.get_close_matches(name, known, n=1) if "." in name or tails.keys() == set(known) else []
+    close = close or [tails[t] for t in difflib.get_close_matches(name.rpartition(".")[2], list(tails), n=1)]
+    return f" (did you mean {close[0]!r}?)" if close else ""

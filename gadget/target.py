@@ -1,0 +1,154 @@
+"""The gadget: the whole data flow of a scan, from the first message to the last image.
+
+Nothing heavy is imported at module level: Gadgetron reports no failure that happens before the
+target runs, so a broken installation has to fail inside `pogmdm_recon` to be seen.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from gadget import logs
+from gadget.errors import coded
+from gadget.transport import Link, RawMessage
+
+if TYPE_CHECKING:
+    import ismrmrd
+
+    from gadget.buffer import AcquisitionBuffer
+    from gadget.emit import Emitter
+    from gadget.frames import AcquiredFrame
+    from gadget.prepare import PreparedFrame
+    from gadget.settings import GadgetSettings
+
+
+def pogmdm_recon(connection: Any) -> None:
+    """Reconstruct one scan; Gadgetron calls this with its connection once config and header are read.
+
+    Parameters
+    ----------
+    connection
+        `gadgetron.external.connection.Connection`.
+
+    Raises
+    ------
+    PogmdmError
+        After the peer was sent the same text as ERROR (id 8): Gadgetron takes a child that merely
+        stops for one that is done. Unexpected errors become E599, for their text may quote data.
+    """
+    log = logs.configure()
+    link = Link(connection)
+    try:
+        reconstruct_scan(link, connection)
+    except Exception as error:  # noqa: BLE001 - the one place: whatever happens must reach the client
+        shown = coded(error)
+        log.error("%s", shown)
+        log.debug("where it happened:", exc_info=error)
+        link.fail(str(shown))
+        debug = log.isEnabledFor(logging.DEBUG)
+        raise shown.with_traceback(None) from (error if debug and shown is not error else None)
+
+
+def reconstruct_scan(link: Link, connection: Any) -> None:
+    """Settings, geometry, then frame by frame: prepare, reconstruct, send."""
+    from gadget import settings as settings_module
+    from gadget.buffer import AcquisitionBuffer
+    from gadget.emit import Emitter
+    from gadget.header import read_geometry
+    from gadget.prepare import make_whitener, prepare
+
+    raw = connection.raw_bytes
+    settings = settings_module.from_xml(connection.config, raw.config or b"")
+    log = logs.configure(settings.log)
+    limits = settings.limits
+    link.limit(limits.max_coils, limits.max_message_bytes, limits.idle_timeout_s)
+    geometry = read_geometry(connection.header or raw.header, limits.max_matrix)
+    log.info("scan: %s; preset %s", geometry.summary(), settings.preset)
+
+    core = resolve_core()
+    prior = core.load_prior(settings.prior)
+    buffer = AcquisitionBuffer(geometry, settings.trigger, limits.max_buffer_bytes)
+    emitter = Emitter(settings, prior)
+    whitener, seen = None, (-1, -1)
+    for acquired in frames(link, buffer):
+        if seen != (seen := (len(buffer.noise), acquired.data.shape[1])):
+            whitener = make_whitener(buffer.noise, seen[1], settings.noise.whiten, geometry.noise_bandwidth)
+        prepared = prepare(acquired, whitener, settings)
+        for image in reconstruct_frame(core, prepared, prior, settings, emitter):
+            link.send(image)
+
+
+def frames(link: Link, buffer: AcquisitionBuffer) -> Iterator[AcquiredFrame]:
+    """Complete frames as the stream brings them; images that enter go straight back."""
+    from gadget.classify import Kind
+    from gadget.errors import TransportError
+
+    n_frames = n_passed = 0
+    for item in link.messages():
+        if isinstance(item, RawMessage):
+            link.send(item)
+            n_passed += 1
+            continue
+        for frame in buffer.add(item):
+            n_frames += 1
+            yield frame
+    for frame in buffer.flush():
+        n_frames += 1
+        yield frame
+    counts = buffer.counts
+    logs.get().info(
+        "scan ended: %d frame(s); readouts: %s", n_frames, ", ".join(f"{n} {kind.value}" for kind, n in counts.items())
+    )
+    if n_frames or n_passed or set(counts) == {Kind.NOISE}:
+        return
+    # a client that gets no image must not take that for success
+    raise TransportError(
+        405,
+        f"no acquisitions: the scan ended with no imaging readouts among {counts.total()}.",
+        "Check the sender and its flags with: pogmdm check FILE",
+    )
+
+
+def reconstruct_frame(
+    core: Any, prepared: PreparedFrame, prior: Any, settings: GadgetSettings, emitter: Emitter
+) -> list[ismrmrd.Image]:
+    """Images of one frame; on failure the labelled fallback, if the settings ask for it."""
+    from gadget.errors import ComputeError, PogmdmError
+
+    log, key = logs.get(), prepared.acquired.key
+    frame = prepared.frame
+    log.info(
+        "%s: %d channels, %dx%d, R=%.1f, %s",
+        key,
+        frame.n_coils,
+        *frame.shape,
+        frame.acceleration,
+        "whitened" if prepared.whitened else "not whitened",
+    )
+    try:
+        result = core.reconstruct(frame, prior, settings, progress=logs.progress_lines(str(key)))
+        if result.status.value == "diverged":
+            raise ComputeError(510, f"{key}: the sampler diverged ({result.detail}).", "Lower sampler.start_level.")
+    except (PogmdmError, RuntimeError, MemoryError) as error:  # torch's own are RuntimeErrors
+        if settings.on_failure != "fallback":
+            raise
+        log.error("%s: %s; sending the fallback image", key, coded(error))
+        return emitter.fallback(core.zero_filled(frame), prepared)
+    log.info(
+        "%s: %s, %d samples, residual %.2f, %.1f s",
+        key,
+        result.status.value,
+        result.n_samples,
+        result.data_residual,
+        sum(result.seconds.values()),
+    )
+    return emitter.images(result, prepared)
+
+
+def resolve_core() -> Any:
+    """Import the reconstruction (torch comes with it, seconds); tests put another in its place."""
+    import pogmdm_core
+
+    return pogmdm_core

@@ -1,0 +1,207 @@
+"""The stream as the gadget sees it: exact reads, known messages only, limits before allocation.
+
+`Link` hardens the stock `gadgetron.external.connection.Connection`, which loops for ever at the
+end of a broken stream and takes an unknown message for the end of the scan. It needs no fork of
+that package: the socket wrapper and the table of readers are replaced on the object.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import logging
+import struct
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import ismrmrd
+import numpy as np
+from ismrmrd.waveform import WaveformHeader
+
+from gadget.wire import ACQUISITION, CHUNK, CLOSE, ERROR, IMAGE, TEXT, WAVEFORM, ExactSocket, broken, too_big
+
+# Bytes per pixel by data type; ismrmrd's own table has 8 for the 4-byte integer type 4.
+_PIXEL_BYTES = {1: 2, 2: 2, 3: 4, 4: 4, 5: 4, 6: 8, 7: 8, 8: 16}
+_ERROR_TEXT_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class RawMessage:
+    """A message that is passed on unchanged, as the bytes that came in (id included)."""
+
+    data: bytes
+
+
+class Link:
+    """Messages in, messages out, over a stock gadgetron connection whose handshake is done.
+
+    Parameters
+    ----------
+    connection
+        `gadgetron.external.connection.Connection` after its handshake.
+
+    Notes
+    -----
+    Reading ends at CLOSE (``ended`` is then True). After any other end, ``lost`` says that message
+    boundaries are no longer known, and `fail` discards bytes instead of reading messages.
+    """
+
+    max_coils = 256
+    max_message_bytes = 1 << 28
+
+    def __init__(self, connection: Any, idle_timeout_s: float = 300.0) -> None:
+        self.connection = connection
+        self.socket = ExactSocket(connection.socket.socket, idle_timeout_s)
+        connection.socket = self.socket
+        self.n_messages = 0
+        self.n_waveforms = 0
+        self.ended = False
+        self.lost = False
+        connection.readers = {}
+        connection.add_reader(ACQUISITION, self._read_acquisition)
+        connection.add_reader(IMAGE, self._read_image)
+        connection.add_reader(WAVEFORM, self._skip_waveform)
+        connection.add_reader(TEXT, self._skip_text)
+        connection.add_reader(ERROR, self._read_error)
+
+    def limit(self, max_coils: int, max_message_bytes: int, idle_timeout_s: float) -> None:
+        """Set the limits once the settings are known."""
+        self.max_coils, self.max_message_bytes = max_coils, max_message_bytes
+        self.socket.idle_timeout_s = idle_timeout_s
+        self.socket.socket.settimeout(idle_timeout_s)
+
+    def messages(self) -> Iterator[Any]:
+        """Yield acquisitions and `RawMessage` until CLOSE.
+
+        Raises
+        ------
+        TransportError
+            E401, E402, E403 (see `ExactSocket.read`), E404 unknown message, E405 the peer reports
+            an error.
+        DataError
+            E302 a message is larger than the limits, found before any memory is taken.
+        """
+        self.lost = True
+        while True:
+            (mid,) = struct.unpack("<H", self.socket.read(2, first=True))
+            if mid == CLOSE:
+                self.ended, self.lost = True, False
+                return
+            reader = self.connection.readers.get(mid)
+            if reader is None:
+                raise broken(
+                    404,
+                    f"message {self.n_messages} of the stream has the unknown id {mid}.",
+                    "The gadget reads acquisitions (1008), waveforms (1026) and images (1022).",
+                )
+            item = reader(self.socket)
+            self.n_messages += 1
+            if item is not None:
+                self.lost = False
+                yield item
+                self.lost = True
+
+    def send(self, item: ismrmrd.Image | RawMessage) -> None:
+        """Send an image or pass a message on, in one write: half an image must not get out."""
+        if isinstance(item, RawMessage):
+            self.socket.write(item.data)
+            return
+        buffer = io.BytesIO()
+        buffer.write(struct.pack("<H", IMAGE))
+        item.serialize_into(buffer.write)
+        self.socket.write(buffer.getbuffer())
+
+    def fail(self, text: str, quiet_s: float = 1.0) -> None:
+        """Report an error to the peer: read what it still sends, once, then send ERROR.
+
+        A server that is still writing when we close loses the text, hence the draining. CLOSE
+        follows when the connection is closed.
+
+        Parameters
+        ----------
+        text
+            One line, cut at 4096 bytes.
+        quiet_s
+            When message boundaries are lost there is no CLOSE to wait for: stop after this many
+            seconds without a byte.
+        """
+        with contextlib.suppress(Exception):  # whatever it is, the first error is the one to report
+            self._drain(quiet_s)
+        payload = text.encode("utf-8")[:_ERROR_TEXT_BYTES].decode("utf-8", "ignore").encode("utf-8")
+        with contextlib.suppress(Exception):
+            self.socket.write(struct.pack("<HQ", ERROR, len(payload)) + payload)
+
+    def _drain(self, quiet_s: float) -> None:
+        if self.ended:
+            return
+        if not self.lost:
+            with contextlib.suppress(Exception):
+                for _ in self.messages():
+                    pass
+            if self.ended:
+                return
+        self.ended = True
+        deadline = time.monotonic() + self.socket.idle_timeout_s
+        self.socket.socket.settimeout(quiet_s)
+        try:
+            while time.monotonic() < deadline and self.socket.socket.recv(CHUNK):
+                pass
+        except OSError:  # silence (a time-out) or a reset: nothing more to read
+            pass
+        finally:
+            self.socket.socket.settimeout(self.socket.idle_timeout_s)
+
+    def _check_bytes(self, what: str, n_bytes: int) -> None:
+        if n_bytes > self.max_message_bytes:
+            raise too_big(f"the size of {what}, bytes:", n_bytes, "max_message_bytes", self.max_message_bytes)
+
+    def _read_acquisition(self, source: ExactSocket) -> ismrmrd.Acquisition:
+        head = ismrmrd.AcquisitionHeader.from_buffer_copy(source.read(ctypes.sizeof(ismrmrd.AcquisitionHeader)))
+        n, coils, dims = head.number_of_samples, head.active_channels, head.trajectory_dimensions
+        if coils > self.max_coils:
+            raise too_big(f"readout {head.scan_counter}: the number of channels", coils, "max_coils", self.max_coils)
+        self._check_bytes(f"readout {head.scan_counter}", 4 * n * dims + 8 * n * coils)
+        traj = np.frombuffer(source.read(4 * n * dims), dtype="<f4").reshape(n, dims)
+        data = np.frombuffer(source.read(8 * n * coils), dtype="<c8").reshape(coils, n)
+        return ismrmrd.Acquisition(head, data=data, trajectory=traj)
+
+    def _read_image(self, source: ExactSocket) -> RawMessage:
+        head_bytes = source.read(ctypes.sizeof(ismrmrd.ImageHeader))
+        head = ismrmrd.ImageHeader.from_buffer_copy(head_bytes)
+        length_bytes = source.read(8)
+        (n_attributes,) = struct.unpack("<Q", length_bytes)
+        if head.data_type not in _PIXEL_BYTES:
+            raise broken(404, f"an image has the unknown data type {head.data_type}.")
+        n_pixels = int(np.prod([int(m) for m in head.matrix_size], dtype=object)) * head.channels
+        n_bytes = n_pixels * _PIXEL_BYTES[head.data_type]
+        self._check_bytes("an image", n_attributes + n_bytes)
+        parts = (
+            struct.pack("<H", IMAGE),
+            head_bytes,
+            length_bytes,
+            source.read(n_attributes),
+            source.read(n_bytes),
+        )
+        return RawMessage(b"".join(parts))
+
+    def _skip_waveform(self, source: ExactSocket) -> None:
+        head = WaveformHeader.from_buffer_copy(source.read(ctypes.sizeof(WaveformHeader)))
+        n_bytes = 4 * head.number_of_samples * head.channels
+        self._check_bytes("a waveform", n_bytes)
+        source.read(n_bytes)
+        self.n_waveforms += 1
+
+    def _skip_text(self, source: ExactSocket) -> None:
+        (n_bytes,) = struct.unpack("<I", source.read(4))
+        self._check_bytes("a text", n_bytes)
+        source.read(n_bytes)
+        logging.getLogger("pogmdm").debug("ignored a text message of %d bytes", n_bytes)
+
+    def _read_error(self, source: ExactSocket) -> None:
+        (n_bytes,) = struct.unpack("<Q", source.read(8))
+        self._check_bytes("an error text", n_bytes)
+        source.read(n_bytes)  # not logged: it is the peer's, and may hold anything
+        raise broken(405, "the sender reported an error and ended the scan.", "See its own log.")

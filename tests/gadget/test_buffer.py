@@ -1,0 +1,219 @@
+import ismrmrd
+import numpy as np
+import pytest
+from helpers.mrd_factory import Scan
+
+from gadget.buffer import AcquisitionBuffer
+from gadget.classify import Kind, classify
+from gadget.errors import DataError
+from gadget.frames import FrameKey
+from gadget.header import read_geometry
+
+
+def feed(scan, acquisitions=None, trigger="auto", **limits):
+    """Frames with the position in the stream at which they came out; flushed ones have -1."""
+    buffer = AcquisitionBuffer(read_geometry(scan.header()), trigger, **limits)
+    out = []
+    acquisitions = scan.acquisitions() if acquisitions is None else acquisitions
+    for position, acq in enumerate(acquisitions):
+        out += [(position, frame) for frame in buffer.add(acq)]
+    return buffer, out + [(-1, frame) for frame in buffer.flush()]
+
+
+def bit(flag):
+    return 1 << (flag - 1)
+
+
+@pytest.mark.parametrize(
+    ("flags", "kind"),
+    [
+        (0, Kind.IMAGING),
+        (bit(ismrmrd.ACQ_IS_REVERSE), Kind.IMAGING),
+        (bit(ismrmrd.ACQ_LAST_IN_SLICE), Kind.IMAGING),
+        (bit(ismrmrd.ACQ_IS_NOISE_MEASUREMENT), Kind.NOISE),
+        (bit(ismrmrd.ACQ_IS_NOISE_MEASUREMENT) | bit(ismrmrd.ACQ_IS_DUMMYSCAN_DATA), Kind.NOISE),
+        (bit(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION), Kind.CALIBRATION),
+        (bit(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING), Kind.CALIBRATION_AND_IMAGING),
+        (bit(20) | bit(21), Kind.CALIBRATION_AND_IMAGING),
+        (bit(20) | bit(24), Kind.SKIP),
+        *[(bit(flag), Kind.SKIP) for flag in (23, 24, 26, 27, 28, 29, 30, 31)],
+    ],
+)
+def test_flags_decide_the_kind(flags, kind):
+    assert classify(flags) is kind
+
+
+def test_last_in_slice_closes_its_slice_only():
+    scan = Scan(n_slices=3, interleave=True)
+    acquisitions = scan.acquisitions()
+    for acq in acquisitions:  # leave LAST_IN_SLICE alone
+        acq.clear_flag(ismrmrd.ACQ_LAST_IN_REPETITION)
+        acq.clear_flag(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
+    _, out = feed(scan, acquisitions)
+    n = len(acquisitions)
+    assert [(p, f.key.slice) for p, f in out] == [(n - 3, 0), (n - 2, 1), (n - 1, 2)]
+    assert all(len(f.rows) == scan.ny for _, f in out)
+
+
+def test_repetition_and_measurement_triggers_wait():
+    scan = Scan(n_slices=2, n_repetitions=2)
+    per_repetition = 2 * scan.ny
+    _, out = feed(scan, trigger="repetition")
+    assert [p for p, _ in out] == [per_repetition] * 2 + [2 * per_repetition] * 2
+    _, out = feed(scan, trigger="measurement")
+    assert [p for p, _ in out] == [2 * per_repetition] * 4
+    _, out = feed(scan, trigger="slice")
+    assert [p for p, _ in out] == [scan.ny * i for i in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize("index", ["slice", "contrast", "phase", "repetition", "set"])
+def test_every_index_makes_its_own_frame(index):
+    scan = Scan(last_flags=False)
+    first, second = scan.acquisitions(), scan.acquisitions()[1:]
+    for acq in second:
+        setattr(acq.idx, index, 1)
+    _, out = feed(scan, first + second)
+    # this source sets FIRST flags, so a frame without its LAST waits for the end of the scan
+    assert [(p, getattr(f.key, index)) for p, f in out] == [(-1, 0), (-1, 1)]
+    assert [len(f.rows) for _, f in out] == [scan.ny, scan.ny]
+
+
+def test_without_flags_a_new_index_closes_complete_frames(caplog):
+    scan = Scan(n_slices=2, n_repetitions=2, last_flags=False, first_flags=False)
+    _, out = feed(scan)
+    assert [p for p, _ in out] == [scan.ny + 1, 2 * scan.ny + 1, 3 * scan.ny + 1, -1]
+    assert "1 frame(s) ended with the scan" in caplog.text
+
+
+def test_without_flags_interleaved_slices_are_not_split():
+    scan = Scan(n_slices=3, interleave=True, last_flags=False, first_flags=False)
+    _, out = feed(scan)
+    assert [p for p, _ in out] == [-1, -1, -1]
+    assert all(len(f.rows) == scan.ny for _, f in out)
+
+
+def test_embedded_calibration_lines_are_data_and_separate_ones_are_not():
+    scan = Scan(acceleration=4)
+    buffer, out = feed(scan)
+    assert sorted(out[0][1].rows) == scan.rows()
+    assert buffer.counts[Kind.CALIBRATION] > 0
+    separate = scan.header().replace(b"embedded", b"separate")
+    buffer = AcquisitionBuffer(read_geometry(separate))
+    frames = [f for acq in scan.acquisitions() for f in buffer.add(acq)]
+    assert len(frames[0].rows) == scan.ny // 4
+
+
+def test_skipped_readouts_stay_out_but_their_flags_count():
+    scan = Scan(last_flags=False)
+    acquisitions = scan.acquisitions()
+    navigator = scan.acquisitions()[5]
+    navigator.set_flag(ismrmrd.ACQ_IS_NAVIGATION_DATA)
+    navigator.set_flag(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
+    _, out = feed(scan, [*acquisitions, navigator])
+    assert [(p, len(f.rows)) for p, f in out] == [(len(acquisitions), scan.ny)]
+
+
+def test_flags_of_earlier_averages_do_not_close():
+    scan = Scan()
+    header = scan.header().replace(
+        b"</encodingLimits>",
+        b"<average><minimum>0</minimum><maximum>1</maximum><center>0</center></average></encodingLimits>",
+    )
+    buffer = AcquisitionBuffer(read_geometry(header))
+    first, second = scan.acquisitions(), scan.acquisitions()[1:]
+    first[-1].clear_flag(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
+    for acq in second:
+        acq.idx.average = 1
+    frames = [f for acq in first + second for f in buffer.add(acq)]
+    assert [len(f.rows) for f in frames] == [2 * scan.ny]
+
+
+def test_stray_lines_after_the_last_are_dropped_and_a_second_scan_is_not(caplog):
+    scan = Scan()
+    acquisitions = scan.acquisitions()
+    _, out = feed(scan, acquisitions + scan.acquisitions()[1:4])
+    assert len(out) == 1
+    assert "dropped 3 readouts that came after its last one" in caplog.text
+    _, out = feed(scan, acquisitions + scan.acquisitions()[1:])
+    assert len(out) == 2
+
+
+def test_last_flag_twice_gives_one_frame():
+    scan = Scan()
+    acquisitions = scan.acquisitions()
+    _, out = feed(scan, [*acquisitions, scan.acquisitions()[-1]])
+    assert len(out) == 1
+
+
+def test_reference_is_the_readout_nearest_the_centre():
+    _, out = feed(Scan(acceleration=4))
+    assert out[0][1].reference.idx.kspace_encode_step_1 == 20
+    assert out[0][1].reference.acquisition_time_stamp == 1020
+
+
+def test_truncated_frame_is_marked():
+    scan = Scan(last_flags=False)
+    _, out = feed(scan, scan.acquisitions()[:25])
+    assert "INCOMPLETE" in out[0][1].warnings
+
+
+def test_few_broken_readouts_are_dropped_and_many_refused():
+    scan = Scan(ny=256, nx=16, n_coils=1)
+    acquisitions = scan.acquisitions()
+    acquisitions[3].data[0, 0] = np.nan
+    acquisitions[9].data[0, 3] = np.inf
+    _, out = feed(scan, acquisitions)
+    assert len(out[0][1].rows) == 254
+    assert np.isfinite(out[0][1].data).all()
+    assert "BROKEN_READOUTS" in out[0][1].warnings
+    acquisitions[20].data[:] = np.nan
+    with pytest.raises(DataError, match="E330 slice 0: 3 of 256"):
+        feed(scan, acquisitions)
+
+
+def test_rows_outside_the_matrix():
+    scan = Scan(ny=80)
+    acquisitions = scan.acquisitions()
+    for acq in acquisitions[1:5]:
+        acq.idx.kspace_encode_step_1 = 500
+    _, out = feed(scan, acquisitions)
+    assert len(out[0][1].rows) == 76
+    acquisitions[7].idx.kspace_encode_step_1 = 81
+    with pytest.raises(DataError, match="E303 .*5 of 80 .*80 rows"):
+        feed(scan, acquisitions)
+
+
+def test_readouts_of_another_shape_are_dropped():
+    scan = Scan()
+    acquisitions = scan.acquisitions()
+    head = acquisitions[4].getHead()
+    head.number_of_samples = 10
+    acquisitions[4] = ismrmrd.Acquisition(head, data=np.ones((4, 10), np.complex64))
+    _, out = feed(scan, acquisitions)
+    assert len(out[0][1].rows) == scan.ny - 1
+    assert "MIXED_SHAPES" in out[0][1].warnings
+
+
+def test_readouts_without_samples_are_refused():
+    scan = Scan()
+    acquisitions = []
+    for acq in scan.acquisitions()[1:]:
+        head = acq.getHead()
+        head.number_of_samples = 0
+        acquisitions.append(ismrmrd.Acquisition(head))
+    with pytest.raises(DataError, match="E305"):
+        feed(scan, acquisitions)
+
+
+def test_buffer_is_bounded():
+    scan = Scan(last_flags=False)
+    with pytest.raises(DataError, match="E306 .*max_buffer_bytes = 40000"):
+        feed(scan, max_bytes=40000)
+    # what has left does not count
+    small = Scan(n_slices=8, noise_scan=False)
+    per_frame = small.ny * (8 * small.n_coils * small.nx_encoded + 340)
+    feed(small, max_bytes=per_frame)
+
+
+def test_key_names_what_is_not_zero():
+    assert str(FrameKey(0, 2, 0, 0, 3, 0)) == "slice 2 repetition 3"

@@ -1,0 +1,127 @@
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from gadget import configs
+from pogmdm_core.errors import ConfigError, OutputError
+
+SHIPPED = ("pogmdm_cartesian.xml", "pogmdm_standalone.xml")
+READERS = {("gadgetron_core_readers", "AcquisitionReader"), ("gadgetron_core_readers", "WaveformReader")}
+
+
+def parse(text):
+    return ElementTree.fromstring(text)  # noqa: S314 - our own files
+
+
+def parts(node):
+    return node.findtext("dll"), node.findtext("classname")
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_chains_are_what_gadgetron_parses(name):
+    root = parse(configs.text_of(name))
+    assert root.tag == "configuration"
+    assert root.findtext("version") == "2"
+    assert {parts(reader) for reader in root.findall("readers/reader")} == READERS
+    # without a writer for anything else, only images leave
+    assert [parts(writer) for writer in root.findall("writers/writer")] == [("gadgetron_core_writers", "ImageWriter")]
+    assert {child.tag for child in root.find("stream")} <= {"gadget", "external"}
+    external = root.find("stream/external")
+    assert external.find("execute").attrib == {"name": "gadget", "target": "pogmdm_recon", "type": "python"}
+    # a <name> child beside properties would make the server resolve '@' in their values
+    assert external.find("configuration/name") is None
+    assert {p.get("name") for p in external.findall("configuration/property")} == {"preset"}
+    assert "AutoScale" not in [c for _, c in map(parts, root.findall("stream/gadget"))]
+
+
+def test_cartesian_chain_order():
+    root = parse(configs.text_of("pogmdm_cartesian"))
+    order = [c.findtext("classname") if c.tag == "gadget" else "external" for c in root.find("stream")]
+    assert order == [
+        "NoiseAdjustGadget",
+        "AsymmetricEchoAdjustROGadget",
+        "RemoveROOversamplingGadget",
+        "external",
+        "ImageFinishGadget",
+    ]
+    assert {g.findtext("dll") for g in root.findall("stream/gadget")} == {"gadgetron_mricore"}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_settings_named_in_the_comments_exist(name):
+    from gadget import settings
+
+    named = re.findall(r'<property name="([^"]+)" value="([^"]+)"/>', configs.text_of(name))
+    assert len(named) > 8
+    settings.load(properties={key: value for key, value in named if key != "settings"})
+    with pytest.raises(ConfigError):
+        settings.load(properties={"sampler.n_sample": "3"})
+
+
+def test_properties_replace_the_chains_own(tmp_path):
+    chain = tmp_path / "mine.xml"
+    chain.write_text(
+        "<configuration><version>2</version><stream><external><execute name='other' type='python'/>"
+        "<configuration><property name='a' value='0'/></configuration></external>"
+        "<external><execute name='gadget' target='pogmdm_recon' type='python'/><configuration>"
+        "<property name='preset' value='quality'/><property><name>device</name><value>cuda</value></property>"
+        "<property name='trigger' value='slice'/></configuration></external></stream></configuration>"
+    )
+    node = parse(configs.gadget_configuration(chain, [("preset", "fast"), ("device", "<cpu>")]))
+    assert node.tag == "configuration"
+    assert [(p.get("name"), p.get("value")) for p in node.findall("property")] == [
+        ("trigger", "slice"),
+        ("preset", "fast"),
+        ("device", "<cpu>"),
+    ]
+
+
+def test_default_chain_and_missing_configuration(tmp_path):
+    assert b'value="default"' in configs.gadget_configuration(None, [])
+    chain = tmp_path / "bare.xml"
+    chain.write_text(
+        "<configuration><version>2</version><stream><external>"
+        "<execute name='gadget' target='pogmdm_recon' type='python'/></external></stream></configuration>"
+    )
+    assert configs.gadget_configuration(chain, []) == b"<configuration />"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "E108 there is no chain"),
+        ("<configuration><version>2</version>", "E108 .*not readable XML"),
+        ("<configuration><stream/></configuration>", "E108 .*version 2"),
+        ("<configuration><version>2</version><stream/></configuration>", "E108 .*no <external>"),
+    ],
+)
+def test_unusable_chains_are_refused(tmp_path, content, message):
+    chain = tmp_path / "c.xml"
+    if content is not None:
+        chain.write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        configs.gadget_configuration(chain, [])
+
+
+def test_a_shipped_name_is_not_looked_up_through_a_path():
+    with pytest.raises(ConfigError, match="E108"):
+        configs.gadget_configuration("../elsewhere/pogmdm_standalone.xml", [])
+
+
+def test_install_copies_and_refuses_to_replace(tmp_path):
+    folder = tmp_path / "share" / "config"
+    assert sorted(p.name for p in configs.install(folder)) == list(SHIPPED)
+    assert (folder / SHIPPED[0]).read_text() == configs.text_of(SHIPPED[0])
+    configs.install(folder)  # the same files again are no conflict
+    (folder / SHIPPED[0]).write_text("edited")
+    with pytest.raises(OutputError, match="E603"):
+        configs.install(folder)
+    assert (folder / SHIPPED[0]).read_text() == "edited"
+    configs.install(folder, overwrite=True)
+    assert (folder / SHIPPED[0]).read_text() == configs.text_of(SHIPPED[0])
+
+
+def test_unknown_names_list_what_there_is():
+    with pytest.raises(ConfigError, match=r"E109 .*pogmdm_cartesian\.xml"):
+        configs.text_of("nonsense")

@@ -1,0 +1,101 @@
+import ismrmrd
+import pytest
+from helpers.mrd_factory import CANARY, ENCODING, Scan
+
+from gadget.errors import HeaderError
+from gadget.header import read_geometry
+
+
+def test_numbers_of_a_full_header():
+    geometry = read_geometry(Scan(acceleration=3, first_row=4, n_slices=2, bandwidth=0.793).header())
+    encoding = geometry.encodings[0]
+    assert encoding.encoded.matrix == (96, 40, 1)
+    assert encoding.recon.fov_mm == (96.0, 80.0, 5.0)
+    assert encoding.row(0) == 4
+    assert encoding.row(16) == 20
+    assert (encoding.n_rows, encoding.acceleration, encoding.expected_rows) == (36, 3, 12)
+    assert (encoding.calibration, encoding.last["slice"]) == ("embedded", 1)
+    assert (geometry.n_channels, geometry.noise_bandwidth) == (4, 0.793)
+
+
+def test_object_bytes_and_text_are_alike():
+    raw = Scan().header()
+    expected = read_geometry(raw)
+    assert read_geometry(ismrmrd.xsd.CreateFromDocument(raw)) == expected
+    assert read_geometry(raw.decode()) == expected
+    assert read_geometry(b"\xef\xbb\xbf" + raw.replace(b"\n", b"\r\n") + b"\0\0\0") == expected
+
+
+def test_optional_parts_may_be_missing():
+    geometry = read_geometry(Scan(measurement=False, limits=False).header())
+    encoding = geometry.encodings[0]
+    assert (encoding.centre_row, encoding.n_rows, encoding.acceleration, encoding.last) == (20, 40, 1, {})
+    assert geometry.n_channels is None
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"<html><body>no</body></html>", b"ZZPATIENTZZ", Scan().header()[:600], b"\xff\xfe\x00\x00", b"<a/>"]
+)
+def test_what_is_no_header_is_refused_without_quoting_it(text):
+    with pytest.raises(HeaderError) as caught:
+        read_geometry(text)
+    assert caught.value.code in (201, 202)
+    assert CANARY not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_entity_bombs_do_not_expand():
+    bomb = b'<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa">' + b"".join(
+        b'<!ENTITY %c "%s">' % (c, b"&%c;" % (c - 1) * 10) for c in range(ord("b"), ord("m"))
+    )
+    text = Scan().header()
+    text = text.replace(b"<ismrmrdHeader", bomb + b"]><ismrmrdHeader", 1).replace(CANARY.encode(), b"&l;", 1)
+    with pytest.raises(HeaderError, match="E201"):
+        read_geometry(text)
+
+
+def test_header_without_encoding():
+    raw = Scan().header()
+    start, end = raw.index(b"<encoding>"), raw.index(b"</encoding>") + len(b"</encoding>")
+    with pytest.raises(HeaderError, match="E202"):
+        read_geometry(raw[:start] + raw[end:])
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "field"),
+    [
+        ({"ex": 0}, 214, "encodedSpace.matrixSize.x is '0', expected an integer 8..2048"),
+        ({"ey": -3}, 214, "encodedSpace.matrixSize.y"),
+        ({"rx": "sixtyfour"}, 214, "reconSpace.matrixSize.x is 'sixtyfour', expected an integer 8..1024"),
+        ({"ry": 999999999}, 214, "reconSpace.matrixSize.y is '999999999'"),
+        ({"ez": 16}, 204, "encodedSpace.matrixSize.z is 16"),
+        ({"efx": 0}, 215, "encodedSpace.fieldOfView_mm.x"),
+        ({"rfy": "NaN"}, 215, "reconSpace.fieldOfView_mm.y is 'nan'"),
+        ({"rfx": "1e9"}, 215, "reconSpace.fieldOfView_mm.x is 1e"),
+    ],
+)
+def test_impossible_values_are_named(change, code, field):
+    with pytest.raises(HeaderError) as caught:
+        read_geometry(Scan(overrides=change).header())
+    assert caught.value.code == code
+    assert field in str(caught.value)
+
+
+def test_limit_on_the_matrix_is_a_setting():
+    with pytest.raises(HeaderError, match="expected an integer 8..64. .*limits.max_matrix"):
+        read_geometry(Scan().header(), max_matrix=32)
+
+
+def test_several_encodings_are_resolved_by_reference():
+    raw = Scan().header().decode()
+    values = {"ex": 32, "ey": 16, "ez": 1, "efx": 64, "efy": 32, "rx": 32, "ry": 16, "rfx": 64, "rfy": 32}
+    second = ENCODING.format(**values, limits="", trajectory="cartesian", parallel="")
+    geometry = read_geometry(raw.replace("</encoding>", "</encoding>" + second))
+    assert geometry.encoding(1).encoded.matrix == (32, 16, 1)
+    with pytest.raises(HeaderError, match="E203 readouts refer to encoding 2"):
+        geometry.encoding(2)
+    assert read_geometry(raw).encoding(3) == read_geometry(raw).encodings[0]  # one serves all
+
+
+def test_summary_holds_no_patient_data():
+    assert CANARY not in read_geometry(Scan().header()).summary()

@@ -1,0 +1,232 @@
+import ismrmrd
+import numpy as np
+import pytest
+import torch
+from helpers.mrd_factory import Scan
+
+from gadget.buffer import AcquisitionBuffer
+from gadget.errors import DataError
+from gadget.header import read_geometry
+from gadget.placement import sample_columns
+from gadget.prepare import make_whitener, prepare
+from gadget.settings import load
+
+
+def frames_of(scan, acquisitions=None):
+    geometry = read_geometry(scan.header())
+    buffer = AcquisitionBuffer(geometry)
+    frames = [f for acq in (acquisitions or scan.acquisitions()) for f in buffer.add(acq)] + buffer.flush()
+    return geometry, buffer, frames
+
+
+def prepared_of(scan, acquisitions=None, **settings):
+    geometry, buffer, frames = frames_of(scan, acquisitions)
+    config = load(properties=settings)
+    n_coils = frames[0].data.shape[1]
+    whitener = make_whitener(buffer.noise, n_coils, config.noise.whiten, geometry.noise_bandwidth)
+    return prepare(frames[0], whitener, config)
+
+
+def centred_fft(images):
+    axes = (-2, -1)
+    return np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(images, axes=axes), norm="ortho"), axes=axes)
+
+
+def test_oversampling_removal_is_exact():
+    scan = Scan(noise_std=0, noise_scan=False)
+    prepared = prepared_of(scan)
+    middle = slice(scan.nx_encoded // 2 - scan.nx // 2, scan.nx_encoded // 2 + scan.nx // 2)
+    expected = centred_fft((scan.coils() * scan.image())[:, :, middle])
+    assert prepared.frame.kspace.shape == (scan.n_coils, scan.ny, scan.nx)
+    np.testing.assert_allclose(prepared.frame.kspace.numpy(), expected, atol=2e-5 * np.abs(expected).max())
+    assert prepared.fov_mm == (2.0 * scan.ny, 2.0 * scan.nx)
+    assert prepared.frame.mask.all()
+    assert prepared.frame.noise_std is None
+    assert "NOT_WHITENED" in prepared.warnings
+
+
+def test_oversampling_removed_upstream_is_recognised():
+    scan = Scan(noise_std=0, noise_scan=False)
+    expected = prepared_of(scan)
+    cropped = []
+    for acq in scan.acquisitions():
+        line = np.fft.fftshift(np.fft.ifft(np.fft.ifftshift(acq.data, axes=1), norm="ortho"), axes=1)
+        start = scan.nx_encoded // 2 - scan.nx // 2
+        line = line[:, start : start + scan.nx]
+        data = np.fft.fftshift(np.fft.fft(np.fft.ifftshift(line, axes=1), norm="ortho"), axes=1)
+        head = acq.getHead()
+        head.number_of_samples, head.center_sample = scan.nx, scan.nx // 2
+        cropped.append(ismrmrd.Acquisition(head, data=data.astype(np.complex64)))
+    found = prepared_of(scan, cropped)
+    np.testing.assert_allclose(found.frame.kspace, expected.frame.kspace, atol=1e-4)
+    assert found.fov_mm == expected.fov_mm
+
+
+def test_rows_of_a_partial_fourier_scan_keep_the_centre():
+    # 12 rows before the centre were never acquired: encode step 0 is row 8, the limits say where DC is
+    scan = Scan(first_row=8, noise_std=0, noise_scan=False, oversampling=1)
+    prepared = prepared_of(scan)
+    mask = prepared.frame.mask.numpy()
+    assert not mask[:8].any()
+    assert mask[8:].all()
+    energy = prepared.frame.kspace.abs().square().sum(dim=(0, 2))
+    assert int(energy.argmax()) == scan.ny // 2
+    assert prepared.acquired.reference.idx.kspace_encode_step_1 == scan.ny // 2 - 8
+
+
+def test_whitened_noise_has_the_stated_level_and_no_correlation():
+    # the noise scan has another dwell time than the data, so its level is another, too
+    scan = Scan(noise_std=0.05, dwell=2.5, noise_dwell=10.0, ny=128)
+    scan.image = lambda index=0: np.zeros((scan.ny, scan.nx_encoded))
+    prepared = prepared_of(scan)
+    kspace = prepared.frame.kspace.reshape(scan.n_coils, -1)
+    parts = torch.view_as_real(kspace)
+    assert float(parts.std()) == pytest.approx(prepared.frame.noise_std, rel=0.03)
+    covariance = (kspace @ kspace.mH / kspace.shape[1]).numpy() / (2 * prepared.frame.noise_std**2)
+    np.testing.assert_allclose(covariance, np.eye(scan.n_coils), atol=0.1)
+    # and the scale is that of the input: the geometric mean of the channels' own noise
+    own = np.sqrt(np.diag(scan.mixing() @ scan.mixing().conj().T).real) * 0.05 * np.sqrt(2)
+    assert prepared.frame.noise_std == pytest.approx(np.exp(np.log(own).mean()) * np.sqrt(0.5), rel=0.05)
+
+
+def test_noise_bandwidth_of_the_header_raises_the_level():
+    plain, rolled = (prepared_of(Scan(bandwidth=b)).frame.noise_std for b in (None, 0.793))
+    assert rolled / plain == pytest.approx(0.793**-0.5, rel=1e-5)
+
+
+def test_averaging_lowers_the_noise_level():
+    scan = Scan()
+    acquisitions = scan.acquisitions()
+    once = prepared_of(scan, acquisitions)
+    again = [acq for acq in scan.acquisitions() if not acq.is_flag_set(ismrmrd.ACQ_IS_NOISE_MEASUREMENT)]
+    twice = prepared_of(scan, [acquisitions[0], *again[:-1], *acquisitions[1:]])
+    assert twice.frame.noise_std == pytest.approx(once.frame.noise_std / np.sqrt(2))
+    np.testing.assert_allclose(twice.frame.kspace, once.frame.kspace, atol=1e-5)
+
+
+@pytest.mark.parametrize("noise_too", [True, False])
+def test_kspace_times_seven_gives_frames_times_seven(noise_too):
+    scan, scaled = Scan(), Scan(scale=7.0)
+    acquisitions = scaled.acquisitions()
+    if not noise_too:
+        acquisitions[0] = scan.acquisitions()[0]
+    one, seven = prepared_of(scan), prepared_of(scaled, acquisitions)
+    np.testing.assert_allclose(seven.frame.kspace, 7 * one.frame.kspace, rtol=1e-4, atol=1e-4)
+    assert seven.frame.noise_std == pytest.approx((7 if noise_too else 1) * one.frame.noise_std, rel=1e-5)
+
+
+def test_noise_scan_of_another_scale_is_not_believed():
+    scan = Scan()
+    acquisitions = scan.acquisitions()
+    acquisitions[0].data[:] *= 1e-4
+    prepared = prepared_of(scan, acquisitions)
+    assert prepared.frame.noise_std is None
+    assert "NOISE_SCALE_MISMATCH" in prepared.warnings
+
+
+def test_whitening_on_needs_a_noise_scan_and_off_ignores_it():
+    with pytest.raises(DataError, match="E310 noise.whiten=on"):
+        prepared_of(Scan(noise_scan=False), **{"noise.whiten": "on"})
+    off = prepared_of(Scan(), **{"noise.whiten": "off"})
+    assert not off.whitened
+    assert off.frame.noise_std is None
+
+
+def test_dead_channel_is_dropped():
+    scan = Scan()
+    acquisitions = scan.acquisitions()
+    for acq in acquisitions:
+        acq.data[2] = 0
+    prepared = prepared_of(scan, acquisitions)
+    assert prepared.frame.n_coils == scan.n_coils - 1
+    assert "DEAD_CHANNELS" in prepared.warnings
+
+
+def test_channels_are_compressed_after_whitening():
+    scan = Scan(n_coils=6)
+    full, few = prepared_of(scan), prepared_of(scan, **{"coils.n_virtual": "3"})
+    assert few.frame.n_coils == 3
+    share = few.frame.kspace.abs().square().sum() / full.frame.kspace.abs().square().sum()
+    assert 0.9 < float(share) <= 1.0001
+    assert few.frame.noise_std == full.frame.noise_std
+
+
+def test_asymmetric_echo_is_masked_not_cropped():
+    scan = Scan(noise_std=0, noise_scan=False)
+    missing = 20
+    acquisitions = []
+    for acq in scan.acquisitions():
+        head = acq.getHead()
+        head.number_of_samples = scan.nx_encoded - missing
+        head.center_sample = scan.nx_encoded // 2 - missing
+        acquisitions.append(ismrmrd.Acquisition(head, data=acq.data[:, missing:].copy()))
+    prepared = prepared_of(scan, acquisitions)
+    mask = prepared.frame.mask.numpy()
+    assert mask.shape == (scan.ny, scan.nx_encoded)
+    assert not mask[:, :missing].any()
+    assert mask[:, missing:].all()
+    assert prepared.fov_mm[1] == 2.0 * scan.nx_encoded  # cropped when the image is emitted
+    np.testing.assert_allclose(prepared.frame.kspace[:, :, missing:], scan.kspace()[:, :, missing:], atol=1e-5)
+
+
+def test_padded_samples_count_as_not_measured():
+    scan = Scan(noise_std=0, noise_scan=False, oversampling=1)
+    acquisitions = scan.acquisitions()
+    for acq in acquisitions:
+        acq.discard_pre, acq.discard_post = 5, 3
+    mask = prepared_of(scan, acquisitions).frame.mask.numpy()
+    assert not mask[:, :5].any()
+    assert not mask[:, -3:].any()
+    assert mask[:, 5:-3].all()
+    for acq in acquisitions:  # played backwards, the first samples are the last columns
+        acq.set_flag(ismrmrd.ACQ_IS_REVERSE)
+    mask = prepared_of(scan, acquisitions).frame.mask.numpy()
+    assert not mask[:, -5:].any()
+    assert mask[:, 3:-5].all()
+
+
+def test_reversed_readouts_are_turned():
+    scan = Scan(noise_std=0, noise_scan=False, oversampling=1)
+    acquisitions = scan.acquisitions()
+    for acq in acquisitions[::2]:
+        acq.data[:] = acq.data[:, ::-1].copy()
+        acq.set_flag(ismrmrd.ACQ_IS_REVERSE)
+    np.testing.assert_allclose(prepared_of(scan, acquisitions).frame.kspace, scan.kspace(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("n", "centre", "reverse", "first"),
+    [
+        (96, 48, False, 0),
+        (96, 0, False, 0),
+        (96, 200, False, 0),
+        (70, 22, False, 26),
+        (70, 22, True, 1),
+        (96, 47, False, 1),
+    ],
+)
+def test_centre_sample_decides_the_first_column(n, centre, reverse, first):
+    head = ismrmrd.AcquisitionHeader()
+    head.number_of_samples, head.center_sample = n, centre
+    if reverse:
+        head.set_flag(ismrmrd.ACQ_IS_REVERSE)
+    assert sample_columns(head, 96)[0] == first
+
+
+@pytest.mark.parametrize("kind", ["spiral", "radial", "epi"])
+def test_other_trajectories_are_refused(kind):
+    with pytest.raises(DataError, match=f"E320 .*'{kind}' is not supported yet"):
+        prepared_of(Scan(trajectory=kind))
+
+
+def test_spokes_under_a_cartesian_header_are_refused():
+    scan = Scan()
+    acquisitions = []
+    for i, acq in enumerate(scan.acquisitions()):
+        k = np.linspace(-0.5, 0.5, acq.number_of_samples, dtype=np.float32)
+        traj = np.stack([k * np.cos(i), k * np.sin(i)], axis=1).astype(np.float32)
+        head = acq.getHead()
+        head.trajectory_dimensions = 2
+        acquisitions.append(ismrmrd.Acquisition(head, data=acq.data, trajectory=traj))
+    with pytest.raises(DataError, match="E320 .*not lines along kx"):
+        prepared_of(scan, acquisitions)

@@ -1,0 +1,65 @@
+"""Recorded scans through reading, buffering and preparing; the reconstruction has tests of its own."""
+
+import ismrmrd
+import numpy as np
+import pytest
+import torch
+from fakes import zero_filled
+
+from gadget.buffer import AcquisitionBuffer
+from gadget.grid import to_recon_linear
+from gadget.header import read_geometry
+from gadget.prepare import make_whitener, prepare
+from gadget.settings import load
+
+
+def prepared_of(path):
+    data = ismrmrd.Dataset(str(path), "dataset", create_if_needed=False)
+    geometry = read_geometry(data.read_xml_header())
+    buffer = AcquisitionBuffer(geometry)
+    frames = [f for i in range(data.number_of_acquisitions()) for f in buffer.add(data.read_acquisition(i))]
+    data.close()
+    assert buffer.flush() == []
+    (frame,) = frames
+    whitener = make_whitener(buffer.noise, frame.data.shape[1], "auto", geometry.noise_bandwidth)
+    return prepare(frame, whitener, load())
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "n_rows", "warnings"),
+    [
+        ("pulseq_brain16_R4", (16, 128, 128), 39, ()),
+        ("pulseq_phantom16_R4", (16, 128, 128), 39, ()),
+        ("espirit_brain8_R4", (8, 230, 180), 72, ()),
+        ("larson_knee1_R4", (1, 332, 640), 104, ()),
+        ("siemens_skyra_phantom14_R3", (14, 144, 192), 68, ()),
+        # its simulator scaled the data, but not its noise scan
+        ("virtual_shepp4_R2", (4, 256, 256), 142, ("NOISE_SCALE_MISMATCH",)),
+    ],
+)
+def test_recorded_scans_are_prepared(mrd_data, name, shape, n_rows, warnings):
+    prepared = prepared_of(mrd_data / f"{name}.h5")
+    frame = prepared.frame
+    assert tuple(frame.kspace.shape) == shape
+    assert int(frame.mask.any(dim=1).sum()) == n_rows
+    assert prepared.whitened
+    assert prepared.warnings == warnings
+    recon = prepared.acquired.encoding.recon
+    image = to_recon_linear(zero_filled(frame).numpy(), prepared.fov_mm, recon)
+    assert image.shape == recon.matrix[1::-1]
+    # the object is in the middle, the corners are air
+    corners = np.concatenate(
+        [image[y, x].ravel() for y in (slice(8), slice(-8, None)) for x in (slice(8), slice(-8, None))]
+    )
+    ny, nx = image.shape
+    assert np.median(image[ny // 4 : -ny // 4, nx // 4 : -nx // 4]) > 2 * np.median(corners)
+
+
+@pytest.mark.parametrize("name", ["pulseq_brain16_R4", "espirit_brain8_R4", "larson_knee1_R4"])
+def test_level_of_the_noise_scan_is_that_of_the_data(mrd_data, name):
+    """At the corners of k-space, where there is hardly any signal."""
+    frame = prepared_of(mrd_data / f"{name}.h5").frame
+    rows = frame.mask.any(dim=1)
+    kspace = frame.kspace[:, rows]
+    corners = torch.cat([kspace[:, :8, :6].flatten(), kspace[:, -8:, -6:].flatten()])
+    assert float(torch.view_as_real(corners).std()) == pytest.approx(frame.noise_std, rel=0.08)

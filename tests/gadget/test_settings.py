@@ -1,0 +1,125 @@
+from xml.etree import ElementTree
+
+import pytest
+
+from gadget.errors import ConfigError
+from gadget.settings import GadgetSettings, from_xml, known_names, load
+from pogmdm_core import Settings
+
+
+def xml(text):
+    return from_xml(ElementTree.fromstring(f"<configuration>{text}</configuration>"))  # noqa: S314
+
+
+def test_defaults_are_the_schema():
+    assert load() == GadgetSettings()
+    assert from_xml(None) == GadgetSettings()
+    assert from_xml(None, b"\0\n") == GadgetSettings()
+    assert issubclass(GadgetSettings, Settings)
+    assert load().output.maps == ("image", "std")
+
+
+def test_both_spellings_of_a_property():
+    found = xml(
+        '<property name="sampler.n_samples" value="3"/>'
+        "<property><name> output.maps </name><value>mean, std</value></property>"
+        '<property name="noise.whiten" value="off"/><property name="coils.n_virtual" value=""/>'
+    )
+    assert found.sampler.n_samples == 3
+    assert found.output.maps == ("mean", "std")
+    assert found.noise.whiten == "off"
+    assert found.coils.n_virtual is None
+
+
+def test_order_defaults_preset_yaml_xml_overrides(tmp_path):
+    file = tmp_path / "s.yaml"
+    file.write_text("preset: fast\nsampler:\n  map_steps: 60\n  n_steps: 21\nlimits.idle_timeout_s: 1e-3\n")
+    properties = {"settings": str(file), "sampler.n_steps": "22", "sampler.seed": "5"}
+    found = load(properties=properties, overrides={"sampler.seed": 6})
+    assert found.sampler.n_samples == 4  # preset
+    assert found.sampler.map_steps == 60  # YAML over preset
+    assert found.sampler.n_steps == 22  # XML over YAML
+    assert found.sampler.seed == 6
+    assert found.limits.idle_timeout_s == 0.001  # YAML reads 1e-3 as text
+    assert found.preset == "fast"
+    assert load(preset="quality", properties=properties).sampler.n_samples == 16
+    assert load(yaml=file).sampler.n_steps == 21
+
+
+def test_sampler_names_work_at_the_top_in_every_layer():
+    assert load(preset="fast", properties={"n_samples": "7"}).sampler.n_samples == 7
+
+
+@pytest.mark.parametrize("name", ["default", "fast", "quality", "paper"])
+def test_presets_are_valid(name):
+    assert load(preset=name).preset == name
+    assert load(preset="paper").sampler.method == "paper"
+
+
+@pytest.mark.parametrize(
+    ("properties", "code", "text"),
+    [
+        ({"sampler.n_sampels": "3"}, 101, "did you mean 'sampler.n_samples'?"),
+        ({"output.series": "3"}, 101, "did you mean 'output.series_base'?"),
+        ({"n_samplse": "3"}, 101, "did you mean 'sampler.n_samples'?"),
+        ({"sampler.n_samples": "4.5"}, 103, "setting sampler.n_samples is '4.5':"),
+        ({"sampler.n_samples": "-1"}, 103, "greater than or equal to 0"),
+        ({"output.maps": "image,sdt"}, 103, "setting output.maps.1 is 'sdt':"),
+        ({"output.maps": "std,std"}, 103, "each once"),
+        ({"noise.whiten": "maybe"}, 103, "'auto', 'on' or 'off'"),
+        ({"trigger": "frame"}, 103, "setting trigger is 'frame'"),
+        ({"output.dtype": "uint16"}, 103, "'float32'"),
+        ({"preset": "fats"}, 104, "did you mean 'fast'?"),
+        ({"settings": "/nowhere/x.yaml"}, 107, "'x.yaml' cannot be read"),
+        ({"sampler": "x"}, 103, "setting sampler is 'x'"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(properties, code, text):
+    with pytest.raises(ConfigError) as caught:
+        load(properties=properties)
+    assert caught.value.code == code
+    assert text in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("log: info\nlog: debug\n", 102),
+        ("sampler: {n_steps: 3, n_steps: 4}\n", 102),
+        ("sampler: [", 105),
+        ("- 1\n- 2\n", 105),
+        ("log: !!python/object/apply:os.system ['true']\n", 105),
+        ("1: 2\n", 105),
+        ("a: \x00", 105),
+        ("#" * (1 << 20) + "\n#", 106),
+    ],
+)
+def test_yaml_that_is_refused(tmp_path, text, code):
+    file = tmp_path / "s.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=f"E{code}"):
+        load(yaml=file)
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ('<propery name="log" value="debug"/>', 108),
+        ('<property name="log"/>', 108),
+        ('<property value="debug"/>', 108),
+        ('<property name="log" value="debug"/><property name="log" value="info"/>', 102),
+    ],
+)
+def test_xml_that_is_refused(text, code):
+    with pytest.raises(ConfigError, match=f"E{code}"):
+        xml(text)
+
+
+def test_configuration_that_is_not_xml_is_refused():
+    with pytest.raises(ConfigError, match="E108"):
+        from_xml(None, b"<configuration><property")
+
+
+def test_known_names_are_dotted():
+    assert {"sampler.n_samples", "output.maps", "device", "limits.max_coils"} <= set(known_names())

@@ -1,0 +1,226 @@
+import logging
+
+import ismrmrd
+import numpy as np
+import pytest
+import torch
+from fakes import core, load_prior, reconstruct
+from helpers.mrd_factory import CANARY, Scan
+from helpers.peer import configuration, item_message, run_in_process, stream
+
+import gadget
+import gadget.target
+from gadget.errors import ComputeError, ConfigError, DataError, HeaderError, TransportError
+from pogmdm_core import SamplerStatus
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Play a scan to the gadget with another reconstruction behind the door."""
+
+    def play(scan=None, items=None, config=b"", header=None, parts=None, hang_up=False, **replaced):
+        monkeypatch.setattr(gadget.target, "resolve_core", lambda: core(**replaced))
+        scan = scan or Scan()
+        if parts is None:
+            items = scan.acquisitions() if items is None else items
+            parts = stream(header or scan.header(), items, config)
+        return run_in_process(parts, gadget.pogmdm_recon, hang_up=hang_up)
+
+    yield play
+    logging.getLogger("pogmdm").setLevel(logging.NOTSET)
+
+
+def failed(outcome, kind, text):
+    """The client got one ERROR with the coded line, then CLOSE, and the launcher gets the exception."""
+    assert isinstance(outcome.raised, kind), outcome.raised
+    assert text in str(outcome.raised)
+    assert outcome.errors == [str(outcome.raised)]
+    assert outcome.closed
+    assert outcome.order[-2:] == [8, 4]
+    assert "\n" not in outcome.errors[0]
+    assert CANARY not in outcome.errors[0]
+
+
+def test_a_scan_gives_image_and_std_per_slice(run):
+    outcome = run(Scan(n_slices=3, acceleration=2))
+    assert outcome.raised is None
+    assert outcome.errors == []
+    assert outcome.closed
+    assert [(i.image_series_index, i.slice, i.image_index) for i in outcome.images] == [
+        (1, 0, 1), (10, 0, 1), (1, 1, 2), (10, 1, 2), (1, 2, 3), (10, 2, 3)
+    ]  # fmt: skip
+    assert all(i.data.shape == (1, 1, 40, 48) and np.isfinite(i.data).all() for i in outcome.images)
+
+
+def test_images_come_before_the_scan_ends(run):
+    """The first slice is sent while the second is still being acquired."""
+    scan = Scan(n_slices=2)
+    parts = stream(scan.header(), scan.acquisitions()[:-1], close=False)
+    outcome = run(parts=parts, hang_up=True)
+    assert len(outcome.images) == 2
+    failed(outcome, TransportError, "E401")
+
+
+def test_images_are_linear_in_the_data(run):
+    one, seven = run(Scan()), run(Scan(scale=7.0))
+    for a, b in zip(one.images, seven.images, strict=True):
+        np.testing.assert_allclose(b.data, 7 * a.data, rtol=1e-4, atol=1e-4)
+
+
+def test_image_is_the_object(run):
+    scan = Scan(noise_std=1e-4)
+    image = run(scan).series(1)[0].data[0, 0]
+    start = scan.nx_encoded // 2 - scan.nx // 2
+    truth = np.sqrt((np.abs(scan.coils() * scan.image()) ** 2).sum(0))[:, start : start + scan.nx]
+    assert np.corrcoef(image.ravel(), truth.ravel())[0, 1] > 0.98
+    row, column = np.unravel_index(image.argmax(), image.shape)
+    assert (row > scan.ny // 2, column < scan.nx // 2) == (True, True)  # the spot, not its mirror image
+
+
+def test_no_configuration_and_no_optional_parts(run):
+    scan = Scan(measurement=False, limits=False, noise_scan=False, last_flags=False, directions=False)
+    outcome = run(scan)
+    assert outcome.raised is None
+    assert len(outcome.images) == 2
+    assert "NOT_WHITENED" in outcome.images[0].meta["POGMDM_Warnings"]
+
+
+def test_settings_arrive(run):
+    outcome = run(
+        config=configuration(preset="fast", sampler__n_samples=2, output__maps="mean", output__series_base=50)
+    )
+    assert [i.image_series_index for i in outcome.images] == [52]
+    assert outcome.images[0].meta["POGMDM_NSamples"] == "2"
+    assert outcome.images[0].meta["POGMDM_NSteps"] == "20"
+
+
+def test_images_in_the_stream_pass_through(run):
+    image = ismrmrd.Image.from_array(np.ones((4, 5), np.float32), transpose=False, image_series_index=77)
+    outcome = run(items=[image, *Scan().acquisitions()])
+    assert item_message(outcome.images[0]) == item_message(image)
+    assert len(outcome.images) == 3
+    assert run(items=[image]).raised is None  # a chain of images alone is no failure
+
+
+def test_noise_only_scan_is_a_success_without_images(run, caplog):
+    caplog.set_level(logging.INFO)
+    outcome = run(items=Scan().acquisitions()[:1])
+    assert (outcome.raised, outcome.images, outcome.errors) == (None, [], [])
+    assert "0 frame(s); readouts: 1 noise" in caplog.text
+
+
+def navigators(acquisitions):
+    for acq in acquisitions:
+        acq.set_flag(ismrmrd.ACQ_IS_NAVIGATION_DATA)
+    return acquisitions
+
+
+@pytest.mark.parametrize("items", [[], navigators(Scan(noise_scan=False).acquisitions())])
+def test_no_image_is_no_success(run, items):
+    failed(
+        run(items=items),
+        TransportError,
+        f"E405 no acquisitions: the scan ended with no imaging readouts among {len(items)}",
+    )
+
+
+def test_header_without_encoding(run):
+    raw = Scan().header()
+    end = raw.index(b"</encoding>") + len(b"</encoding>")
+    failed(run(header=raw[: raw.index(b"<encoding>")] + raw[end:]), HeaderError, "E202")
+
+
+def test_three_dimensional_scan(run):
+    failed(run(Scan(overrides={"ez": 8})), HeaderError, "E204")
+
+
+def test_wrong_settings(run):
+    failed(run(config=configuration(sampler__n_sampels=2)), ConfigError, "did you mean 'sampler.n_samples'")
+
+
+def test_missing_weights(run):
+    failed(run(config=configuration(prior="nowhere.safetensors")), ConfigError, "E120")
+
+
+def test_nan_samples(run):
+    acquisitions = Scan().acquisitions()
+    for acq in acquisitions[1:5]:
+        acq.data[:, 3] = np.nan
+    failed(run(items=acquisitions), DataError, "E330 slice 0: 4 of 40")
+
+
+def test_truncated_stream(run):
+    parts = stream(Scan().header(), Scan().acquisitions(), close=False)
+    parts[-1] = parts[-1][:-7]
+    failed(run(parts=parts, hang_up=True), TransportError, "E402")
+
+
+def test_unexpected_errors_tell_their_type_only(run, caplog):
+    def broken(*_args, **_kwargs):
+        raise KeyError(CANARY)
+
+    caplog.set_level(logging.INFO, "pogmdm")
+    outcome = run(reconstruct=broken)
+    failed(outcome, ComputeError, "E599 unexpected KeyError")
+    assert outcome.raised.__cause__ is None
+    assert CANARY not in caplog.text
+
+
+def test_missing_module_is_named(run):
+    def broken(*_args):
+        raise ImportError("x", name="torch")
+
+    failed(run(load_prior=broken), ComputeError, "E598 the module torch cannot be imported")
+
+
+def diverged(frame, *args, **kwargs):
+    result = reconstruct(frame, *args, **kwargs)
+    object.__setattr__(result, "status", SamplerStatus.DIVERGED)
+    object.__setattr__(result, "image", torch.full(frame.shape, float("nan")))
+    return result
+
+
+def out_of_memory(*_args, **_kwargs):
+    raise RuntimeError("CUDA out of memory")
+
+
+@pytest.mark.parametrize(("fault", "text"), [(diverged, "E510"), (out_of_memory, "E599 unexpected RuntimeError")])
+def test_failed_computation_is_an_error_or_a_labelled_fallback(run, fault, text, caplog):
+    failed(run(reconstruct=fault), ComputeError, text)
+    outcome = run(reconstruct=fault, config=configuration(on_failure="fallback"))
+    assert outcome.raised is None
+    assert [i.image_series_index for i in outcome.images] == [90]
+    assert outcome.images[0].meta["POGMDM_Status"] == "fallback"
+    assert "sending the fallback image" in caplog.text
+
+
+def test_bad_weights_have_no_fallback(run):
+    failed(run(config=configuration(prior="no", on_failure="fallback")), ConfigError, "E120")
+
+
+def test_frames_before_a_fault_are_sent(run):
+    acquisitions = Scan(n_slices=2).acquisitions()
+    for acq in acquisitions[60:]:
+        acq.data[:] = np.nan
+    outcome = run(Scan(n_slices=2), items=acquisitions)
+    assert [i.slice for i in outcome.images] == [0, 0]
+    failed(outcome, DataError, "E330 slice 1")
+
+
+def test_logs_hold_no_patient_data(run, caplog):
+    caplog.set_level(logging.DEBUG)
+    run(config=configuration(log="debug"))
+    run(config=configuration(log="debug"), header=Scan(overrides={"ex": CANARY[:0] + "0"}).header())
+    assert "scan: cartesian 96x40 -> 48x40" in caplog.text
+    assert CANARY not in caplog.text
+
+
+def test_prior_is_loaded_by_its_setting(run):
+    names = []
+
+    def loader(name="default", device="cpu"):
+        names.append(name)
+        return load_prior()
+
+    run(load_prior=loader, config=configuration(prior="other"))
+    assert names == ["other"]
