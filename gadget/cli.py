@@ -198,6 +198,30 @@ def _matrix(text: str) -> tuple[int, int]:
     return int(parts[-1]), int(parts[0])
 
 
+def _add_train(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "train",
+        _run_train,
+        "train a prior on images of your own",
+        "pogmdm train images/ more.zip -o my_prior.safetensors",
+    )
+    parser.add_argument(
+        "images", metavar="IMAGES", nargs="+", type=Path, help="folders, .zip or .npz files, PNG and JPEG pictures"
+    )
+    parser.add_argument("-o", "--output", metavar="WEIGHTS.safetensors", required=True, type=Path)
+    parser.add_argument("--settings", metavar="FILE.yaml", type=Path, help="sections: training, sources")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint beside the output")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output when it exists")
+
+
+def _run_train(args: argparse.Namespace) -> int:
+    from gadget.train import train_command
+
+    train_command(args.images, args.output, args.settings, args.resume, args.overwrite)
+    return 0
+
+
 def _add_doctor(commands: Any) -> None:
     _command(
         commands,
@@ -266,7 +290,7 @@ def _schema() -> str:
     return json.dumps(GadgetSettings.model_json_schema(), indent=2) + "\n"
 
 
-_COMMANDS = (_add_run, _add_phantom, _add_doctor, _add_configs)
+_COMMANDS = (_add_run, _add_phantom, _add_train, _add_doctor, _add_configs)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -41,6 +42,9 @@ def configure(level: str = "info") -> logging.Logger:
 def progress_lines(label: str, every_s: float = 5.0) -> Callable[[Any], None]:
     """Return a progress callback that logs at most one line every so many seconds, with the time left.
 
+    With ``POGMDM_PROGRESS=1`` in the environment every report is logged in a form a program can read
+    instead, ``POGMDM_PROGRESS <stage> <done> <total>``: `pogmdm run` makes a progress bar of it.
+
     Parameters
     ----------
     label
@@ -48,6 +52,8 @@ def progress_lines(label: str, every_s: float = 5.0) -> Callable[[Any], None]:
     every_s
         Seconds between lines.
     """
+    if os.environ.get("POGMDM_PROGRESS") == "1":
+        return lambda progress: get().info("POGMDM_PROGRESS %s %d %d", progress.stage, progress.done, progress.total)
     start = last = time.monotonic()
     stage = ""
 

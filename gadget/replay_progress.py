@@ -29,7 +29,7 @@ class ProgressDisplay:
     def log(self, text: str) -> None:
         """Write one line."""
         if self._bar is not None:
-            from tqdm import tqdm  # type: ignore[import-untyped]
+            from tqdm import tqdm
 
             tqdm.write(text, file=self._stream)
         else:

@@ -1,4 +1,4 @@
-"""Posterior samplers: the re-noising sampler, and the paper's Algorithm 1 with its signs corrected.
+"""Posterior samplers: re-noising, preconditioned Langevin, and the paper's Algorithm 1, signs corrected.
 
 Notation (paper -> here): x -> `x`, sigma_c -> `csm`, zeta_i -> `level`, xi -> fresh noise,
 lambda -> `data_step`, mu -> `smoothness`, r -> `_CORRECTOR_RATIO`. All samples of a batch are
@@ -7,7 +7,7 @@ its neighbours.
 
 Source: Nagler, Zach & Pock, arXiv 2501.08662, Algorithm 1; Chung, Sim & Ye, arXiv 2112.05146
 (start from a noised estimate); Chung, Lee & Ye, arXiv 2303.05754 (conjugate gradients on the
-denoised estimate).
+denoised estimate); Blumenthal et al., arXiv 2512.05791 (preconditioned Langevin).
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class SampleNoise:
             for i in samples
         ]
 
-    def draw(self, shape: tuple[int, int]) -> torch.Tensor:
-        """Noise for every sample of the batch, complex64 `(sample, y, x)`."""
+    def draw(self, shape: tuple[int, ...]) -> torch.Tensor:
+        """Noise for every sample of the batch, complex64 `(sample, *shape)`."""
         parts = [torch.randn(*shape, 2, generator=g, device=self._device) for g in self._generators]
         return torch.view_as_complex(torch.stack(parts))
 
@@ -109,7 +109,7 @@ def sample(
     noise = SampleNoise(settings.seed, samples, start.device)
     shape = model.fourier.shape
     state = SamplerState(start + levels[0] * noise.draw(shape), csm.unsqueeze(0))
-    advance = _renoise_step if settings.method == "renoise" else _paper_step
+    advance = _STEPS[settings.method]
     for step in range(settings.n_steps):
         advance(state, model, prior, levels[step], levels[step + 1], noise, noise_level, settings)
         if coils.update_every and (step + 1) % coils.update_every == 0:
@@ -120,7 +120,8 @@ def sample(
             report(step + 1, settings.n_steps)
         if should_stop is not None and should_stop():
             return None
-    state.x = prior.denoise(state.x, levels[-1])
+    if settings.method != "langevin":  # whose states are samples of the posterior themselves
+        state.x = prior.denoise(state.x, levels[-1])
     if settings.method == "renoise":
         state.x = data_step(state.x, state.csm, model, levels[-1], noise_level, settings.cg_steps)
     return state
@@ -153,6 +154,38 @@ def data_step(
     weight = (level / noise_level) ** 2
     right = weight * operator.combine(model.adjoint_data) + x
     return conjugate_gradient(lambda u: weight * operator.normal(u) + u, right, x, n_steps)
+
+
+def _langevin_step(
+    state: SamplerState,
+    model: EncodingModel,
+    prior: Prior,
+    level: float,
+    next_level: float,
+    noise: SampleNoise,
+    noise_level: float,
+    settings: SamplerSettings,
+) -> None:
+    """One unadjusted Langevin step on the posterior at `next_level`, preconditioned by P.
+
+    P = (A^H A / eta^2 + I / level^2)^-1 bounds the inverse curvature of the log posterior. Noise of
+    covariance P comes from the same linear system as the step: its right side gets noise of
+    covariance P^-1.
+    """
+    operator, shape = model.for_image(state.csm), model.fourier.shape
+    weight, damping = noise_level**-2, next_level**-2
+    gradient = prior.score(state.x, next_level) - weight * (
+        operator.normal(state.x) - operator.combine(model.adjoint_data)
+    )
+    in_data = operator.adjoint(noise.draw((model.adjoint_data.shape[0], *shape)))
+    fresh = weight**0.5 * in_data + damping**0.5 * noise.draw(shape)
+    step = settings.langevin_step
+    right = step * gradient + (2 * step) ** 0.5 * fresh
+
+    def inverse(u: torch.Tensor) -> torch.Tensor:
+        return weight * operator.normal(u) + damping * u
+
+    state.x = state.x + conjugate_gradient(inverse, right, right / (weight + damping), settings.cg_steps)
 
 
 def _paper_step(
@@ -209,3 +242,6 @@ def update_coils(state: SamplerState, model: EncodingModel, smoothness: float, b
     rss = root_sum_of_squares(csm)
     state.csm = csm / rss.clamp_min(1e-6).unsqueeze(-3)
     state.x = state.x * rss
+
+
+_STEPS = {"renoise": _renoise_step, "langevin": _langevin_step, "paper": _paper_step}

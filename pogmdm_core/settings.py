@@ -20,9 +20,11 @@ class Section(BaseModel):
 class SamplerSettings(Section):
     """Posterior sampling and maximum a-posteriori (MAP) estimate."""
 
-    method: Literal["renoise", "paper"] = Field(
+    method: Literal["renoise", "langevin", "paper"] = Field(
         "renoise",
-        description="renoise: denoise, conjugate-gradient data step, fresh noise; paper: Algorithm 1 of the paper",
+        description="renoise: denoise, conjugate-gradient data step, fresh noise; "
+        "langevin: annealed preconditioned Langevin, the honest posterior under the model when run long; "
+        "paper: Algorithm 1 of the paper",
     )
     n_samples: int = Field(8, ge=0, le=256, description="posterior samples; 0 gives the MAP image alone")
     n_steps: int = Field(20, ge=1, le=5000, description="noise levels the sampler visits")
@@ -35,10 +37,11 @@ class SamplerSettings(Section):
     corrector: int = Field(1, ge=0, le=20, description="Langevin corrector steps per level (paper only)")
     likelihood: Literal["exact", "unit", "annealed"] = Field(
         "exact",
-        description="exact: weighted by the measured noise (renoise); "
+        description="exact: weighted by the measured noise (renoise, langevin); "
         "unit: step 1 of the paper; annealed: step level^2/(level^2 + noise^2) (both paper only)",
     )
-    cg_steps: int = Field(4, ge=1, le=50, description="conjugate-gradient steps of one data step (renoise)")
+    cg_steps: int = Field(4, ge=1, le=50, description="conjugate-gradient steps of one data step (not paper)")
+    langevin_step: float = Field(0.3, gt=0, le=1, description="step of langevin; variances are off by up to half of it")
     seed: int = Field(0, ge=0, description="sample i uses a generator of its own, seeded from (seed, i)")
     batch: int = Field(0, ge=0, description="samples computed at once; 0 chooses. Results do not depend on it")
     map_steps: int = Field(200, ge=0, le=5000, description="most iterations of the MAP estimate; 0 skips it")
@@ -49,8 +52,8 @@ class SamplerSettings(Section):
 
     @model_validator(mode="after")
     def _likelihood_belongs_to_method(self) -> SamplerSettings:
-        if self.method == "renoise" and self.likelihood != "exact":
-            raise ValueError(f"likelihood={self.likelihood} belongs to method=paper; renoise uses exact")
+        if self.method != "paper" and self.likelihood != "exact":
+            raise ValueError(f"likelihood={self.likelihood} belongs to method=paper; {self.method} uses exact")
         if self.method == "paper" and self.likelihood == "exact":
             raise ValueError("method=paper needs likelihood=unit or annealed")
         if self.end_level is not None and self.end_level >= self.start_level:

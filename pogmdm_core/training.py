@@ -12,16 +12,15 @@ from __future__ import annotations
 import copy
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from pydantic import Field
 
 from pogmdm_core.errors import DataError
-from pogmdm_core.prior.experts import GridMixtureExperts
+from pogmdm_core.prior.config import BankConfig, ExpertConfig, MultiscaleConfig, ScaleMixtureConfig, build_prior
 from pogmdm_core.prior.model import Prior
-from pogmdm_core.prior.shearlets import ShearletBank
 from pogmdm_core.settings import Section
 
 VALIDATION_LEVELS = (0.02, 0.05, 0.1, 0.2, 0.4)
@@ -62,12 +61,10 @@ class TrainingSettings(Section):
     """How a prior is trained; recorded in the weights file."""
 
     name: str = Field("default", description="name of the model")
-    tight_frame: float | None = Field(0.1, gt=0, lt=1, description="see ShearletBank")
-    n_means: int = Field(125, ge=3, description="mixture components per expert (odd)")
-    half_range: float = Field(0.5, gt=0, description="means lie on [-half_range, half_range]")
-    start_exponent: float = Field(0.25, gt=0, description="initial power of every expert")
+    bank: BankConfig = Field(default_factory=MultiscaleConfig)
+    experts: ExpertConfig = Field(default_factory=ScaleMixtureConfig)
     level_low: float = Field(0.005, gt=0, description="lowest noise level")
-    level_high: float = Field(0.5, gt=0, description="highest noise level")
+    level_high: float = Field(1.0, gt=0, description="highest noise level")
     steps: int = Field(1500, ge=1, description="optimiser steps")
     batch: int = Field(4, ge=1, description="patches per step, each at a level of its own")
     patch: int = Field(96, ge=32, description="side of a patch, pixels")
@@ -191,15 +188,90 @@ def _mean_psnr(image: torch.Tensor, truth: torch.Tensor) -> float:
     return float((-10 * torch.log10(mse)).mean())
 
 
-def new_prior(settings: TrainingSettings) -> Prior:
-    """Build an untrained prior as `settings` describe it."""
-    bank = ShearletBank(settings.tight_frame)
-    experts = GridMixtureExperts(bank.n_filters, settings.n_means, settings.half_range)
-    with torch.no_grad():
-        experts.exponent.fill_(math.log(settings.start_exponent))
-    prior = Prior(bank, experts, (settings.level_low, settings.level_high), settings.name)
-    prior.measure_widths()
-    return prior
+class Trainer:
+    """A training in progress: it can be stepped, validated, stored and taken up again.
+
+    Parameters
+    ----------
+    images
+        Training images; part of the subjects is held out for validation.
+    settings
+        See `TrainingSettings`; the same settings and images give the same weights.
+    """
+
+    def __init__(self, images: Sequence[TrainingImage], settings: TrainingSettings) -> None:
+        self.settings = settings
+        self.step = 0
+        self._generator = torch.Generator().manual_seed(settings.seed)
+        kept, held_out = split_by_subject(images, settings.validation_share, settings.seed)
+        self._source = PatchSource(kept, settings.patch, self._generator)
+        self._crops = validation_crops(held_out)
+        self._prior = build_prior(
+            settings.bank, settings.experts, (settings.level_low, settings.level_high), settings.name
+        )
+        self._average = copy.deepcopy(self._prior)
+        self._optimiser = _optimiser(self._prior, settings)
+        self._rates = [group["lr"] for group in self._optimiser.param_groups]
+
+    def advance(self) -> float:
+        """Make one optimiser step and return its loss (1 is what doing nothing costs)."""
+        settings, generator = self.settings, self._generator
+        for group, rate in zip(self._optimiser.param_groups, self._rates, strict=True):
+            group["lr"] = rate * _rate(self.step, settings)
+        clean = torch.stack([self._source.draw() for _ in range(settings.batch)])
+        levels = _draw_levels(settings, generator)[:, None, None]
+        noise = torch.randn(clean.shape, generator=generator)
+        self._prior.measure_widths()
+        score = self._prior.training_score(clean + levels * noise, levels[:, 0, 0])
+        inner = slice(settings.margin, settings.patch - settings.margin)
+        loss = (levels * score + noise)[:, inner, inner].square().mean()
+        self._optimiser.zero_grad()
+        loss.backward()
+        self._optimiser.step()
+        self._prior.bank.project()
+        self.step += 1
+        _move_average(self._average, self._prior, min(settings.ema, self.step / (self.step + 10)))
+        return float(loss.detach())
+
+    def finished(self) -> Prior:
+        """Averaged (EMA) parameters, back on the constraints, widths measured."""
+        prior = copy.deepcopy(self._average)
+        prior.bank.project()
+        prior.measure_widths()
+        for parameter in prior.parameters():
+            parameter.requires_grad_(False)
+        return prior
+
+    def validate(self, loss: float = math.nan) -> Validation:
+        """Denoise the held-out crops with the averaged parameters."""
+        return validate(self.finished(), self._crops, self.step, loss)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Everything a later `restore` needs to go on exactly here, as tensors."""
+        tensors = {"step": torch.tensor(self.step), "generator": self._generator.get_state()}
+        for name, model in (("prior", self._prior), ("average", self._average)):
+            tensors.update({f"{name}.{key}": value.clone() for key, value in model.state_dict().items()})
+        for index, memory in self._optimiser.state_dict()["state"].items():
+            tensors.update({f"adam.{index}.{key}": value.clone() for key, value in memory.items()})
+        return tensors
+
+    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take up a training stored by `state`; raises DataError E344 when it does not fit."""
+        try:
+            for name, model in (("prior", self._prior), ("average", self._average)):
+                model.load_state_dict({key: tensors[f"{name}.{key}"] for key in model.state_dict()})
+            memory: dict[int, dict[str, torch.Tensor]] = defaultdict(dict)
+            for name in tensors:
+                if name.startswith("adam."):
+                    _, index, key = name.split(".")
+                    memory[int(index)][key] = tensors[name]
+            adam = self._optimiser.state_dict()
+            adam["state"] = dict(memory)
+            self._optimiser.load_state_dict(adam)
+            self._generator.set_state(tensors["generator"])
+            self.step = int(tensors["step"])
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise DataError(344, "the checkpoint belongs to a training with other settings.") from error
 
 
 def train(
@@ -208,63 +280,40 @@ def train(
     report: Callable[[Validation], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Prior, list[Validation]]:
-    """Train a prior.
+    """Train a prior from start to end.
 
     Parameters
     ----------
-    images
-        Training images; part of the subjects is held out for validation.
-    settings
-        See `TrainingSettings`; the same settings and images give the same weights.
+    images, settings
+        See `Trainer`.
     report, progress
         Called with each validation, and with (step, steps) after every step.
 
     Returns
     -------
-        The averaged (EMA) prior and all validations, the last one after the last step.
+        The averaged prior and all validations, the last one after the last step.
     """
-    generator = torch.Generator().manual_seed(settings.seed)
-    kept, held_out = split_by_subject(images, settings.validation_share, settings.seed)
-    source = PatchSource(kept, settings.patch, generator)
-    crops = validation_crops(held_out)
-    prior = new_prior(settings)
-    average = copy.deepcopy(prior)
-    optimiser = _optimiser(prior, settings)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, settings))
-    inner = slice(settings.margin, settings.patch - settings.margin)
-    history: list[Validation] = []
-    for step in range(1, settings.steps + 1):
-        clean = torch.stack([source.draw() for _ in range(settings.batch)])
-        levels = _draw_levels(settings, generator)
-        noise = torch.randn(clean.shape, generator=generator)
-        prior.measure_widths()
-        score = prior.training_score(clean + levels[:, None, None] * noise, levels)
-        residual = (levels[:, None, None] * score + noise)[:, inner, inner]
-        loss = (residual**2).mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-        prior.bank.project()
-        _move_average(average, prior, min(settings.ema, step / (step + 10)))
+    trainer = Trainer(images, settings)
+    history = list(run(trainer, report, progress))
+    return trainer.finished(), history
+
+
+def run(
+    trainer: Trainer,
+    report: Callable[[Validation], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[Validation]:
+    """Advance a training to its last step, yielding each validation (see `train`)."""
+    settings = trainer.settings
+    while trainer.step < settings.steps:
+        loss = trainer.advance()
         if progress is not None:
-            progress(step, settings.steps)
-        if step % settings.validate_every == 0 or step == settings.steps:
-            history.append(validate(_finished(average), crops, step, float(loss.detach())))
+            progress(trainer.step, settings.steps)
+        if trainer.step % settings.validate_every == 0 or trainer.step == settings.steps:
+            validation = trainer.validate(loss)
             if report is not None:
-                report(history[-1])
-    return _finished(average), history
-
-
-def _finished(average: Prior) -> Prior:
-    """Averaged parameters back on the constraints, widths measured, caches empty."""
-    prior = copy.deepcopy(average)
-    prior.bank.project()
-    prior.measure_widths()
-    prior.forget_caches()
-    for parameter in prior.parameters():
-        parameter.requires_grad_(False)
-    return prior
+                report(validation)
+            yield validation
 
 
 def _optimiser(prior: Prior, settings: TrainingSettings) -> torch.optim.Adam:

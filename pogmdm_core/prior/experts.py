@@ -22,6 +22,7 @@ from pogmdm_core.prior.tables import ScoreTable, build_table, look_up
 _TAIL = 8.0  # half-range of the tables beyond the outermost mean, in expert standard deviations
 _REACH = 1.5  # filter responses of images of scale 1 stay within this
 _WEIGHT_FLOOR = 1e-14
+_START_EXPONENT = 0.25  # about 1 / redundancy of the bank
 _TRAIN_NODES = 512  # per half-range of the differentiable tables
 
 
@@ -47,7 +48,7 @@ class GridMixtureExperts(torch.nn.Module):
         self.n_filters, self.n_means, self.half_range = n_filters, n_means, half_range
         self.half_logits = torch.nn.Parameter(_start_logits(n_filters, n_means))
         # log a_k(level) = exponent_k + exponent_slope_k * log(level / 0.1)
-        self.exponent = torch.nn.Parameter(torch.zeros(n_filters))
+        self.exponent = torch.nn.Parameter(torch.full((n_filters,), math.log(_START_EXPONENT)))
         self.exponent_slope = torch.nn.Parameter(torch.zeros(n_filters))
         self.register_buffer("width", torch.ones(n_filters))
         self.register_buffer("sigma_0", torch.tensor(2 * half_range / (n_means - 1)))

@@ -91,10 +91,10 @@ class Prior(torch.nn.Module):
         """
         spectra, table = self._cached_spectra(x), self._cached_table(level, x.device)
         images = x.reshape(-1, *x.shape[-2:])
-        out = torch.empty_like(images)
-        for i, image in enumerate(images):
-            out[i] = _score_one(image, spectra, table)
-        return out.reshape(x.shape)
+        n_pixels = images.shape[-2] * images.shape[-1]
+        together = max(1, _CHUNK_BYTES // (16 * spectra.shape[0] * n_pixels))
+        parts = [_score_images(part, spectra, table) for part in images.split(together)]
+        return torch.cat(parts).reshape(x.shape)
 
     def denoise(self, y: torch.Tensor, level: float) -> torch.Tensor:
         """Expected clean image given a noisy one (Tweedie's formula); shapes as in `score`."""
@@ -121,6 +121,7 @@ class Prior(torch.nn.Module):
         phi = self.experts.training_score(u.flatten(2), levels, filter_norms(spectra)).reshape(u.shape)
         return torch.fft.ifft2((spectra * torch.fft.fft2(phi)).sum(1)).real
 
+    @torch.no_grad()
     def lipschitz_bound(self, level: float, shape: tuple[int, int]) -> float:
         """Upper bound of the curvature of the energy: max_w sum_k |K_k|^2 * curvature of expert k."""
         spectra = self._cached_spectra(torch.empty(shape, device=self.experts.width.device))
@@ -157,20 +158,20 @@ def filter_norms(spectra: torch.Tensor) -> torch.Tensor:
     return (spectra.abs() ** 2).mean(dim=(-2, -1)).sqrt()
 
 
-def _score_one(image: torch.Tensor, spectra: torch.Tensor, table: ScoreTable) -> torch.Tensor:
-    """Score of one image `(y, x)`; filters in chunks, their sum formed before one inverse transform."""
-    transform = torch.fft.fft2(image)
-    n_filters = spectra.shape[0]
-    chunk = max(1, int(_CHUNK_BYTES // (16 * image.numel())))
+def _score_images(images: torch.Tensor, spectra: torch.Tensor, table: ScoreTable) -> torch.Tensor:
+    """Score of `(n, y, x)`; filters in chunks, their sum formed before one inverse transform."""
+    transform = torch.fft.fft2(images)
+    chunk = max(1, int(_CHUNK_BYTES // (16 * images.numel())))
     total = torch.zeros_like(transform)
-    for first in range(0, n_filters, chunk):
-        part = slice(first, min(first + chunk, n_filters))
-        u = torch.fft.ifft2(spectra[part].conj() * transform)
-        if image.is_complex():
+    for first in range(0, spectra.shape[0], chunk):
+        part = slice(first, min(first + chunk, spectra.shape[0]))
+        kernels = spectra[part, None]
+        u = torch.fft.ifft2(kernels.conj() * transform)
+        if images.is_complex():
             flat = torch.view_as_real(u).reshape(u.shape[0], -1)
             phi = torch.view_as_complex(table(flat, part).reshape(*u.shape, 2))
         else:
             phi = table(u.real.reshape(u.shape[0], -1), part).reshape(u.shape)
-        total += (spectra[part] * torch.fft.fft2(phi)).sum(0)
+        total += (kernels * torch.fft.fft2(phi)).sum(0)
     out = torch.fft.ifft2(total)
-    return out if image.is_complex() else out.real
+    return out if images.is_complex() else out.real

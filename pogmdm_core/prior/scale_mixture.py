@@ -42,9 +42,7 @@ class ScaleMixtureExperts(torch.nn.Module):
 
     kind = "scale_mixture"
 
-    def __init__(
-        self, n_filters: int, n_scales: int = 14, scale_range: tuple[float, float] = (0.004, 8.0)
-    ) -> None:
+    def __init__(self, n_filters: int, n_scales: int = 14, scale_range: tuple[float, float] = (0.004, 8.0)) -> None:
         super().__init__()
         self.n_filters, self.n_scales, self.scale_range = n_filters, n_scales, scale_range
         self.logits = torch.nn.Parameter(torch.linspace(1.5, -1.5, n_scales).repeat(n_filters, 1))

@@ -66,7 +66,13 @@ class ScoreTable:
         return ScoreTable(self.coefficients.to(device), self.bound.to(device), self.n_intervals, unit)
 
 
-def build_table(evaluate: Evaluate, bound: torch.Tensor, tolerance: float = 1e-5, n_intervals: int = 256) -> ScoreTable:
+def build_table(
+    evaluate: Evaluate,
+    bound: torch.Tensor,
+    tolerance: float = 1e-5,
+    n_intervals: int = 256,
+    unit: torch.Tensor | None = None,
+) -> ScoreTable:
     """Tabulate a score, doubling the grid until the error measured between the nodes is small.
 
     Parameters
@@ -96,7 +102,9 @@ def build_table(evaluate: Evaluate, bound: torch.Tensor, tolerance: float = 1e-5
         table = _tabulate(evaluate, half_range, n_intervals, unit)
         error = (table(probe) - exact).abs().amax(1) / exact.abs().amax(1)
         if float(error.max()) <= tolerance:
-            return ScoreTable(table.coefficients.float(), table.bound.float(), n_intervals, table.max_slope.float())
+            return ScoreTable(
+                table.coefficients.float(), table.bound.float(), n_intervals, None if unit is None else unit.float()
+            )
         n_intervals *= 2
     raise ComputeError(
         520,

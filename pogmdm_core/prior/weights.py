@@ -19,29 +19,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from pogmdm_core.errors import ConfigError
-from pogmdm_core.prior.experts import GridMixtureExperts
+from pogmdm_core.prior.config import BankConfig, ExpertConfig, build_prior
 from pogmdm_core.prior.model import Prior
-from pogmdm_core.prior.shearlets import ShearletBank
 from pogmdm_core.settings import Section
 
 FORMAT = 1
 _MAX_BYTES = 16 * 2**20
 _KEY = "pogmdm"
-
-
-class BankConfig(Section):
-    """How to rebuild the filter bank."""
-
-    kind: str = Field(pattern="^shearlet$")
-    tight_frame: float | None = Field(gt=0, lt=1)
-
-
-class ExpertConfig(Section):
-    """How to rebuild the experts."""
-
-    kind: str = Field(pattern="^grid_mixture$")
-    n_means: int = Field(ge=3, le=1025)
-    half_range: float = Field(gt=0, le=10)
 
 
 class Card(Section):
@@ -132,9 +116,7 @@ def _read_card(text: str | None, name: str) -> Card:
 
 
 def _rebuild(card: Card, tensors: dict[str, torch.Tensor], name: str) -> Prior:
-    bank = ShearletBank(card.bank.tight_frame)
-    experts = GridMixtureExperts(bank.n_filters, card.experts.n_means, card.experts.half_range)
-    prior = Prior(bank, experts, card.level_range, card.name)
+    prior = build_prior(card.bank, card.experts, card.level_range, card.name)
     expected = {key: tuple(value.shape) for key, value in prior.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in tensors.items()}
     if expected != found:
@@ -147,8 +129,9 @@ def _rebuild(card: Card, tensors: dict[str, torch.Tensor], name: str) -> Prior:
     for key, value in tensors.items():
         if not value.dtype.is_floating_point or not bool(torch.isfinite(value).all()):
             raise ConfigError(124, f"weights {name}: '{key}' holds NaN, infinite or non-float numbers.")
-    if bool((tensors["experts.width"] <= 0).any()) or float(tensors["experts.sigma_0"]) <= 0:
-        raise ConfigError(125, f"weights {name}: widths and sigma_0 must be positive.")
+    for key in ("experts.width", "experts.sigma_0"):
+        if key in tensors and bool((tensors[key] <= 0).any()):
+            raise ConfigError(125, f"weights {name}: '{key}' must be positive.")
     prior.load_state_dict(tensors)
     for parameter in prior.parameters():
         parameter.requires_grad_(False)

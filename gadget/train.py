@@ -1,0 +1,106 @@
+"""`pogmdm train`: images in, weights out, with progress, validation and checkpoints."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from gadget.atomic import complete_file, refuse_existing
+from gadget.image_files import ImageSource, read_images
+from gadget.replay_progress import ProgressDisplay
+from gadget.sources import read_yaml
+from pogmdm_core.errors import ConfigError, DataError
+from pogmdm_core.prior.weights import save_prior
+from pogmdm_core.settings import Section
+from pogmdm_core.training import Trainer, TrainingImage, TrainingSettings, Validation, run
+
+
+class TrainingFile(Section):
+    """A training settings file: how to train, and how to read each source of images."""
+
+    training: TrainingSettings = Field(default_factory=TrainingSettings)
+    sources: tuple[ImageSource, ...] = ()
+
+
+def train_command(
+    images: Sequence[Path], output: Path, settings_file: Path | None, resume: bool, overwrite: bool
+) -> None:
+    """Train a prior and write its weights.
+
+    Parameters
+    ----------
+    images
+        Files and folders of training images.
+    output
+        Weights file; ``OUTPUT.checkpoint`` beside it is written at every validation and removed at the end.
+    settings_file
+        YAML with the sections `TrainingFile` has; None for the defaults.
+    resume
+        Go on from the checkpoint.
+    overwrite
+        Replace `output`.
+    """
+    refuse_existing(output, overwrite)
+    file = _read_settings(settings_file)
+    display = ProgressDisplay()
+    found = read_images(images, file.sources)
+    per_anatomy = ", ".join(f"{count} {name}" for name, count in sorted(Counter(i.anatomy for i in found).items()))
+    display.log(f"{len(found)} images of {len({i.subject for i in found})} subjects: {per_anatomy}")
+    trainer = Trainer(found, file.training)
+    checkpoint = output.with_name(output.name + ".checkpoint")
+    if resume:
+        trainer.restore(_read_checkpoint(checkpoint))
+        display.log(f"resumed at step {trainer.step}")
+    last: Validation | None = None
+    for last in run(trainer, progress=lambda done, total: display.update("training", done, total)):
+        display.log(str(last))
+        _write_checkpoint(trainer, checkpoint)
+    last = last or trainer.validate()
+    with complete_file(output, overwrite) as partial:
+        digest = save_prior(trainer.finished(), partial, _record(file, found, last))
+    checkpoint.unlink(missing_ok=True)
+    display.close()
+    display.log(f"{output}: sha256 {digest}")
+
+
+def _read_settings(path: Path | None) -> TrainingFile:
+    if path is None:
+        return TrainingFile.model_validate({})
+    try:
+        return TrainingFile.model_validate(read_yaml(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(103, f"training settings {path.name}: {where}: {first['msg']}.") from error
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise DataError(345, f"no usable checkpoint {path.name}: {error}.", "Train without --resume.") from error
+
+
+def _write_checkpoint(trainer: Trainer, path: Path) -> None:
+    with complete_file(path, overwrite=True) as partial:
+        partial.write_bytes(save({name: value.contiguous() for name, value in trainer.state().items()}))
+
+
+def _record(file: TrainingFile, images: Sequence[TrainingImage], validation: Validation) -> dict[str, Any]:
+    """What the weights file says about where it comes from."""
+    settings = file.model_dump_json()
+    return {
+        "settings": file.training.model_dump(mode="json"),
+        "settings_sha256": hashlib.sha256(settings.encode()).hexdigest(),
+        "images": dict(Counter(i.anatomy for i in images)),
+        "subjects": len({i.subject for i in images}),
+        "validation_psnr": {f"{level:g}": round(value, 3) for level, value in validation.psnr.items()},
+        "validation_psnr_noisy": {f"{level:g}": round(value, 3) for level, value in validation.psnr_noisy.items()},
+    }

@@ -1,0 +1,79 @@
+"""What defines an untrained prior: the kinds of its two parts and their sizes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pogmdm_core.prior.experts import GridMixtureExperts
+from pogmdm_core.prior.model import Bank, Experts, Prior
+from pogmdm_core.prior.multiscale import DEFAULT_SCALES, MultiscaleBank, Scale
+from pogmdm_core.prior.scale_mixture import ScaleMixtureExperts
+from pogmdm_core.prior.shearlets import ShearletBank
+from pogmdm_core.settings import Section
+
+
+class ShearletConfig(Section):
+    """The paper's filter bank."""
+
+    kind: Literal["shearlet"] = "shearlet"
+    tight_frame: float | None = Field(0.1, gt=0, lt=1, description="g0, or empty for the paper's own bank")
+
+    def build(self) -> ShearletBank:
+        """Make the bank."""
+        return ShearletBank(self.tight_frame)
+
+
+class MultiscaleConfig(Section):
+    """The learned multi-scale bank."""
+
+    kind: Literal["multiscale"] = "multiscale"
+    scales: tuple[Scale, ...] = Field(DEFAULT_SCALES, max_length=8, description="(dilation, side, filters) each")
+    tight_frame: float = Field(0.02, gt=0, lt=1, description="g0")
+
+    def build(self) -> MultiscaleBank:
+        """Make the bank."""
+        return MultiscaleBank(self.scales, self.tight_frame)
+
+
+class GridMixtureConfig(Section):
+    """The paper's experts."""
+
+    kind: Literal["grid_mixture"] = "grid_mixture"
+    n_means: int = Field(125, ge=3, le=1025, description="mixture components per expert, odd")
+    half_range: float = Field(0.5, gt=0, le=10, description="means lie on [-half_range, half_range]")
+
+    def build(self, n_filters: int) -> GridMixtureExperts:
+        """Make the experts."""
+        return GridMixtureExperts(n_filters, self.n_means, self.half_range)
+
+
+class ScaleMixtureConfig(Section):
+    """Gaussian-scale-mixture experts."""
+
+    kind: Literal["scale_mixture"] = "scale_mixture"
+    n_scales: int = Field(14, ge=2, le=64, description="mixture components per expert")
+    scale_range: tuple[float, float] = Field((0.004, 8.0), description="smallest and largest scale")
+
+    def build(self, n_filters: int) -> ScaleMixtureExperts:
+        """Make the experts."""
+        return ScaleMixtureExperts(n_filters, self.n_scales, self.scale_range)
+
+
+BankConfig = Annotated[ShearletConfig | MultiscaleConfig, Field(discriminator="kind")]
+ExpertConfig = Annotated[GridMixtureConfig | ScaleMixtureConfig, Field(discriminator="kind")]
+
+
+def build_prior(
+    bank: ShearletConfig | MultiscaleConfig,
+    experts: GridMixtureConfig | ScaleMixtureConfig,
+    level_range: tuple[float, float],
+    name: str,
+) -> Prior:
+    """Make an untrained prior with widths measured."""
+    filters: Bank = bank.build()
+    scores: Experts = experts.build(filters.n_filters)
+    prior = Prior(filters, scores, level_range, name)
+    prior.measure_widths()
+    return prior
