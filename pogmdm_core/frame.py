@@ -58,9 +58,11 @@ class KSpaceFrame:
             E305 wrong shapes, E330 non-finite samples, E331 nothing measured.
         """
         kspace, mask = torch.as_tensor(kspace), torch.as_tensor(mask)
+        if kspace.is_complex():
+            kspace = kspace.to(torch.complex64)
         checks.cartesian_frame(kspace, mask, noise_std)
         kspace = torch.where(mask, kspace, torch.zeros((), dtype=kspace.dtype, device=kspace.device))
-        return cls(kspace.to(torch.complex64), mask, (mask.shape[0], mask.shape[1]), noise_std)
+        return cls(kspace, mask, (mask.shape[0], mask.shape[1]), noise_std)
 
     @property
     def n_coils(self) -> int:

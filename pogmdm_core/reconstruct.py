@@ -169,9 +169,16 @@ def _warm_start(model: EncodingModel, settings: Settings, run: _Run) -> WarmStar
     if settings.coils.init == "zero_filled":
         return zero_filled_start(model)
     if settings.coils.init == "acs":
-        return smooth_phase_into_coils(acs_start(model))
-    steps = settings.coils.newton_steps
-    return smooth_phase_into_coils(nlinv(model, steps, report=run.reporter("warm start")))
+        start = acs_start(model)
+    else:
+        start = nlinv(
+            model, settings.coils.newton_steps, report=run.reporter("warm start"), should_stop=run.should_stop
+        )
+    start = smooth_phase_into_coils(start)
+    if bool(torch.isfinite(torch.view_as_real(start.csm * start.image)).all()):
+        return start
+    run.end(SamplerStatus.DIVERGED, "the joint warm start diverged")
+    return zero_filled_start(model)
 
 
 def _noise_level(model: EncodingModel, start: WarmStart, eta: float, run: _Run) -> float:

@@ -113,7 +113,9 @@ class Settings(Section):
             return values
         sampler = values.get("sampler", {})
         if isinstance(sampler, SamplerSettings):
-            sampler = sampler.model_dump()
+            sampler = sampler.model_dump(exclude_unset=True)
+        if not isinstance(sampler, dict):
+            raise ValueError(f"the section sampler holds {sampler!r}, expected names and values")
         clash = sorted(short.keys() & sampler.keys())
         if clash:
             raise ValueError(f"{clash[0]} is given twice: at the top and in the section sampler")

@@ -49,6 +49,7 @@ def nlinv(
     n_steps: int = 10,
     cg_steps: int = 30,
     report: Callable[[int, int], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> WarmStart:
     """Estimate image and coils jointly.
 
@@ -60,8 +61,8 @@ def nlinv(
         Gauss-Newton steps; each halves the regularisation. More resolve more and amplify noise.
     cg_steps
         Conjugate-gradient steps at most per Gauss-Newton step.
-    report
-        Called with (step, n_steps).
+    report, should_stop
+        Called with (step, n_steps); asked between steps, what is reached by then is returned.
     """
     b, fourier = model.adjoint_data, model.fourier
     n_coils, ny, nx = b.shape
@@ -95,6 +96,8 @@ def nlinv(
         alpha /= 2
         if report is not None:
             report(step + 1, n_steps)
+        if should_stop is not None and should_stop():
+            break
     return _unit_coils(state[0] / scale, coils(state[1:]))
 
 

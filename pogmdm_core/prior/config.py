@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pogmdm_core.prior.experts import GridMixtureExperts
 from pogmdm_core.prior.model import Bank, Experts, Prior
@@ -43,6 +43,13 @@ class GridMixtureConfig(Section):
     kind: Literal["grid_mixture"] = "grid_mixture"
     n_means: int = Field(125, ge=3, le=1025, description="mixture components per expert, odd")
     half_range: float = Field(0.5, gt=0, le=10, description="means lie on [-half_range, half_range]")
+
+    @field_validator("n_means")
+    @classmethod
+    def _odd(cls, value: int) -> int:
+        if value % 2 == 0:
+            raise ValueError(f"{value} is even; a mean at 0 needs an odd number")
+        return value
 
     def build(self, n_filters: int) -> GridMixtureExperts:
         """Make the experts."""

@@ -52,7 +52,8 @@ class ScoreTable:
         t += 1 + self.n_intervals / 2
         piece = t.floor().clamp_(0, self.n_intervals + 1)
         t -= piece
-        index = piece.to(torch.int32)
+        # NaN becomes an arbitrary integer: keep it inside the table, t stays NaN and so does the value
+        index = piece.to(torch.int32).clamp_(0, self.n_intervals + 1)
         index += torch.arange(first, first + len(bound), device=u.device, dtype=torch.int32)[:, None] * stride
         flat_index, flat_t = index.reshape(-1), t.reshape(-1)
         value = self.coefficients[3].index_select(0, flat_index)

@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import importlib.resources
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
@@ -37,6 +38,13 @@ class Card(Section):
     bank: BankConfig
     experts: ExpertConfig
     training: dict[str, Any] = Field(default_factory=dict, description="settings, data and validation")
+
+    @field_validator("level_range")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] < value[1] < math.inf:
+            raise ValueError(f"{value} is not 0 < lowest < highest")
+        return value
 
 
 def shipped_weights() -> dict[str, Path]:
@@ -99,8 +107,11 @@ def save_prior(prior: Prior, path: Path, training: dict[str, Any] | None = None)
     tensors = {key: value.detach().float().contiguous().cpu() for key, value in prior.state_dict().items()}
     data = save(tensors, metadata={_KEY: json.dumps(card, sort_keys=True)})
     partial = path.with_suffix(".partial")
-    partial.write_bytes(data)
-    partial.replace(path)
+    try:
+        partial.write_bytes(data)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
     return hashlib.sha256(data).hexdigest()
 
 
