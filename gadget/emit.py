@@ -106,8 +106,8 @@ class Emitter:
         return [self._image("fallback", pixels, prepared, {"Status": "fallback"}, ("FALLBACK",))]
 
     def _estimate(self, result: ReconResult) -> tuple[str, np.ndarray]:
-        wanted = {"map": result.map, "mean": result.mean}[self.output.estimate]
-        if wanted is None:  # not computed: what the core chose
+        wanted = {"auto": None, "map": result.map, "mean": result.mean}[self.output.estimate]
+        if wanted is None:  # left to the core, or not computed
             return result.estimate, _numpy(result.image)
         return self.output.estimate, _numpy(wanted)
 

@@ -40,8 +40,10 @@ class OutputSettings(Section):
     maps: tuple[MapName, ...] = Field(
         default=("image", "std"), description="series to send: image, mean, phase, map, std, csm, samples"
     )
-    estimate: Literal["map", "mean"] = Field(
-        default="map", description="what the image series shows: MAP estimate or posterior mean"
+    estimate: Literal["auto", "map", "mean"] = Field(
+        default="auto",
+        description="what the image series shows: MAP estimate, posterior mean, or auto: the mean of at least "
+        "four samples (it measures better), else the MAP",
     )
     dtype: Literal["float32"] = Field(default="float32", description="pixel type (coil maps are complex64)")
     series_base: int = Field(default=0, ge=0, le=65000, description="added to every image_series_index")

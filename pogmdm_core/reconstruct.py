@@ -26,6 +26,7 @@ from pogmdm_core.warm_start import WarmStart, acs_start, nlinv, smooth_phase_int
 
 _SCALE_QUANTILE = 0.999
 _MODEL_ERROR = 3.0  # a warm start's residual above this times the noise is taken for a model error
+_MEAN_NEEDS = 4  # samples
 _LEAST_NOISE = 1e-4  # of the image scale: keeps noise-free simulations well conditioned
 _AUTO_BATCH_BYTES = 2**28
 _TINY = torch.finfo(torch.float32).tiny
@@ -94,12 +95,12 @@ def reconstruct(
         moments.add(magnitude * scale)
     best = found if found is not None else start.image
     magnitude = best.abs().cpu() * scale
-    estimate = "map" if found is not None else "mean" if magnitudes else "warm_start"
+    estimate = _choose_estimate(found is not None, len(magnitudes))
     return ReconResult(
         image=moments.mean if estimate == "mean" else magnitude,
         std=moments.std,
         mean=moments.mean if magnitudes else None,
-        map=magnitude if estimate == "map" else None,
+        map=magnitude if found is not None else None,
         phase=(best * start.gauge).angle().cpu(),
         csm=(start.csm * start.gauge.conj()).cpu(),
         samples=torch.stack(magnitudes) * scale if magnitudes else None,
@@ -115,6 +116,13 @@ def reconstruct(
         warnings=tuple(run.warnings),
         seconds=run.seconds,
     )
+
+
+def _choose_estimate(has_map: bool, n_samples: int) -> str:
+    """Which image to show: the mean of a few samples measures better than the MAP, of one or two worse."""
+    if n_samples >= _MEAN_NEEDS or (n_samples and not has_map):
+        return "mean"
+    return "map" if has_map else "warm_start"
 
 
 def choose_device(name: str) -> torch.device:

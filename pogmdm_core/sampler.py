@@ -111,7 +111,7 @@ def sample(
     state = SamplerState(start + levels[0] * noise.draw(shape), csm.unsqueeze(0))
     advance = _STEPS[settings.method]
     for step in range(settings.n_steps):
-        advance(state, model, prior, levels[step], levels[step + 1], noise, noise_level, settings)
+        advance(state, model, prior, (levels[step], levels[step + 1]), noise, noise_level, settings)
         if coils.update_every and (step + 1) % coils.update_every == 0:
             update_coils(state, model, coils.smoothness, coils.boundary)
         if not bool((torch.view_as_real(state.x).abs().amax() < _DIVERGED).all()):
@@ -131,13 +131,13 @@ def _renoise_step(
     state: SamplerState,
     model: EncodingModel,
     prior: Prior,
-    level: float,
-    next_level: float,
+    levels: tuple[float, float],
     noise: SampleNoise,
     noise_level: float,
     settings: SamplerSettings,
 ) -> None:
     """Denoise, make the estimate consistent with the data, add fresh noise of the next level."""
+    level, next_level = levels
     clean = prior.denoise(state.x, level)
     clean = data_step(clean, state.csm, model, level, noise_level, settings.cg_steps)
     state.x = clean + next_level * noise.draw(model.fourier.shape)
@@ -160,23 +160,20 @@ def _langevin_step(
     state: SamplerState,
     model: EncodingModel,
     prior: Prior,
-    level: float,
-    next_level: float,
+    levels: tuple[float, float],
     noise: SampleNoise,
     noise_level: float,
     settings: SamplerSettings,
 ) -> None:
-    """One unadjusted Langevin step on the posterior at `next_level`, preconditioned by P.
+    """One unadjusted Langevin step on the posterior at the next level, preconditioned by P.
 
     P = (A^H A / eta^2 + I / level^2)^-1 bounds the inverse curvature of the log posterior. Noise of
     covariance P comes from the same linear system as the step: its right side gets noise of
     covariance P^-1.
     """
-    operator, shape = model.for_image(state.csm), model.fourier.shape
-    weight, damping = noise_level**-2, next_level**-2
-    gradient = prior.score(state.x, next_level) - weight * (
-        operator.normal(state.x) - operator.combine(model.adjoint_data)
-    )
+    operator, shape, level = model.for_image(state.csm), model.fourier.shape, levels[1]
+    weight, damping = noise_level**-2, level**-2
+    gradient = prior.score(state.x, level) - weight * (operator.normal(state.x) - operator.combine(model.adjoint_data))
     in_data = operator.adjoint(noise.draw((model.adjoint_data.shape[0], *shape)))
     fresh = weight**0.5 * in_data + damping**0.5 * noise.draw(shape)
     step = settings.langevin_step
@@ -192,13 +189,13 @@ def _paper_step(
     state: SamplerState,
     model: EncodingModel,
     prior: Prior,
-    level: float,
-    next_level: float,
+    levels: tuple[float, float],
     noise: SampleNoise,
     noise_level: float,
     settings: SamplerSettings,
 ) -> None:
     """One level of Algorithm 1: predictor, data step, corrector(s), each followed by a data step."""
+    level, next_level = levels
     shape = model.fourier.shape
     drop = level**2 - next_level**2
     annealed = next_level**2 / (next_level**2 + noise_level**2)

@@ -112,10 +112,12 @@ class GridMixtureExperts(torch.nn.Module):
         """
         s = self.variance(level)[:, None, None]
         mu = self.means()
-        log_r = self.weights().clamp_min(_WEIGHT_FLOOR).log()[:, None, :] - (u[..., None] - mu) ** 2 / (2 * s)
-        r = torch.softmax(log_r, dim=-1)
-        m = r @ mu
-        v = r @ mu**2 - m**2
+        distance = (u[..., None] - mu) ** 2
+        kernel = torch.exp((distance.amin(-1, keepdim=True) - distance) / (2 * s))
+        weights = self.weights().clamp_min(_WEIGHT_FLOOR)
+        moments = kernel @ torch.stack([weights, weights * mu, weights * mu**2], dim=-1)
+        m = moments[..., 1] / moments[..., 0]
+        v = moments[..., 2] / moments[..., 0] - m**2
         s = s[..., 0]
         return -(u - m) / s, -1 / s + v / s**2
 
@@ -126,13 +128,13 @@ class GridMixtureExperts(torch.nn.Module):
         power = exact.exponents(level)[:, None]
 
         def evaluate(u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            pieces = [exact.score(part, level) for part in u.split(1024, dim=1)]
+            pieces = [exact.score(part, level) for part in u.split(256, dim=1)]
             value = torch.cat([p[0] for p in pieces], dim=1)
             slope = torch.cat([p[1] for p in pieces], dim=1)
             return power * value, power * slope
 
         bound = (self.half_range + _TAIL * exact.variance(level).sqrt()).clamp_min(_REACH)
-        return build_table(evaluate, bound, tolerance)
+        return build_table(evaluate, bound, tolerance, n_intervals=1024)
 
     def curvature_bound(self, level: float) -> torch.Tensor:
         """Upper bound of the curvature of -a_k log psi_k: a_k / s_k, `(n_filters,)`."""

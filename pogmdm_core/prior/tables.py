@@ -16,6 +16,7 @@ from pogmdm_core.errors import ComputeError
 Evaluate = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 _MAX_INTERVALS = 65536
+_N_PROBES = 256
 
 
 @dataclass(frozen=True)
@@ -79,13 +80,13 @@ def build_table(
     Parameters
     ----------
     evaluate
-        Maps u, float64 `(n_filters, n)`, to (score, d score / du), both float64.
+        Maps u, float64 `(n_filters, n)`, to (score, d score / du), both float64; the score is odd.
     bound
         Half-range U per filter, float64 `(n_filters,)`: as far as filter responses reach.
     tolerance
         Largest error within U, relative to each filter's largest |score| there.
     n_intervals
-        Intervals to begin with.
+        Intervals to begin with, even.
     unit
         See `ScoreTable`.
 
@@ -95,7 +96,7 @@ def build_table(
         E520 when 65536 intervals do not reach the tolerance.
     """
     generator = torch.Generator().manual_seed(0)
-    uniform = torch.rand(len(bound), 512, dtype=torch.float64, generator=generator).to(bound.device)
+    uniform = torch.rand(len(bound), _N_PROBES, dtype=torch.float64, generator=generator).to(bound.device)
     half_range = bound if unit is None else torch.log1p(bound / unit)
     probe = _to_response((2 * uniform - 1) * half_range[:, None], unit)
     exact, _ = evaluate(probe)
@@ -121,11 +122,13 @@ def _to_response(t: torch.Tensor, unit: torch.Tensor | None) -> torch.Tensor:
 
 
 def _tabulate(evaluate: Evaluate, half_range: torch.Tensor, n_intervals: int, unit: torch.Tensor | None) -> ScoreTable:
-    nodes = torch.linspace(-1, 1, n_intervals + 1, dtype=torch.float64, device=half_range.device)
+    nodes = torch.linspace(0, 1, n_intervals // 2 + 1, dtype=torch.float64, device=half_range.device)
     t = nodes[None, :] * half_range[:, None]
     value, slope = evaluate(_to_response(t, unit))
     if unit is not None:
-        slope = slope * unit[:, None] * torch.exp(t.abs())
+        slope = slope * unit[:, None] * torch.exp(t)
+    value = torch.cat([-value[:, 1:].flip(1), value], dim=1)  # the functions are odd
+    slope = torch.cat([slope[:, 1:].flip(1), slope], dim=1)
     slope_t = slope * (2 * half_range / n_intervals)[:, None]
     left, right = value[:, :-1], value[:, 1:]
     slope_left, slope_right = slope_t[:, :-1], slope_t[:, 1:]

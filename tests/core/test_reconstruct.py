@@ -147,6 +147,12 @@ def test_without_samples(values, scan, result, prior):
     assert torch.equal(outcome.image, result.map)
 
 
+def test_four_samples_make_the_mean_the_estimate(scan, prior, result):
+    four = reconstruct(scan.frame, prior, quick(n_samples=4))
+    assert four.estimate == "mean" and torch.equal(four.image, four.mean)
+    assert torch.equal(four.map, result.map)
+
+
 def test_without_map(scan, prior):
     mean = reconstruct(scan.frame, prior, quick(map_steps=0))
     assert mean.map is None and mean.estimate == "mean" and torch.equal(mean.image, mean.mean)

@@ -14,7 +14,7 @@ def sine(u):
 
 
 def cubic(u):
-    return RATE * u**3 - 2 * u**2 + u + 0.5, 3 * RATE * u**2 - 4 * u + 1
+    return RATE * u**3 + u, 3 * RATE * u**2 + 1
 
 
 def inside(n=4001):
