@@ -207,18 +207,64 @@ def _add_train(commands: Any) -> None:
         "pogmdm train images/ more.zip -o my_prior.safetensors",
     )
     parser.add_argument(
-        "images", metavar="IMAGES", nargs="+", type=Path, help="folders, .zip or .npz files, PNG and JPEG pictures"
+        "images",
+        metavar="IMAGES",
+        nargs="+",
+        type=Path,
+        help="PNG, JPEG, NIfTI, DICOM, NPY, NPZ files, ISMRMRD .h5 files of images, and folders or zips of them",
     )
-    parser.add_argument("-o", "--output", metavar="WEIGHTS.safetensors", required=True, type=Path)
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="WEIGHTS.safetensors",
+        required=True,
+        type=Path,
+        help="weights to write; the model card WEIGHTS.md is written beside them",
+    )
     parser.add_argument("--settings", metavar="FILE.yaml", type=Path, help="sections: training, sources")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint beside the output")
-    parser.add_argument("--overwrite", action="store_true", help="replace the output when it exists")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output and its card when they exist")
 
 
 def _run_train(args: argparse.Namespace) -> int:
     from gadget.train import train_command
 
     train_command(args.images, args.output, args.settings, args.resume, args.overwrite)
+    return 0
+
+
+def _add_inspect(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "inspect",
+        _run_inspect,
+        "show what a prior is: training record, filters, potentials, coverage",
+        "pogmdm inspect default -o default.png",
+    )
+    parser.add_argument("weights", metavar="WEIGHTS", help="shipped name (default, paper, ...) or .safetensors file")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FIGURE.png",
+        type=Path,
+        nargs="?",
+        const=Path(),
+        help="also draw filters, potentials and coverage; without FIGURE.png: NAME.png, NAME the model's. "
+        "Without -o nothing is written",
+    )
+    parser.add_argument("--card", action="store_true", help="print the Markdown model card instead of plain text")
+    parser.add_argument("--overwrite", action="store_true", help="replace the figure when it exists")
+
+
+def _run_inspect(args: argparse.Namespace) -> int:
+    from gadget.model_card import as_markdown, as_text, read_facts
+
+    facts = read_facts(args.weights)
+    if args.output is not None:
+        from gadget.inspect_prior import default_figure, write_figure
+
+        write_figure(facts, args.output if args.output.name else default_figure(facts), args.overwrite)
+    sys.stdout.write(as_markdown(facts) if args.card else as_text(facts))
     return 0
 
 
@@ -290,7 +336,7 @@ def _schema() -> str:
     return json.dumps(GadgetSettings.model_json_schema(), indent=2) + "\n"
 
 
-_COMMANDS = (_add_run, _add_phantom, _add_train, _add_doctor, _add_configs)
+_COMMANDS = (_add_run, _add_phantom, _add_train, _add_inspect, _add_doctor, _add_configs)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 Iteratively regularised Gauss-Newton (IRGNM) on (x, c) with the coils in a weighted Fourier basis,
 c = W chat, W = F^-1 (1 + a |k|^2)^(-b/2), that makes them smooth: non-linear inversion (NLINV).
-Each step solves (DF^H DF + alpha) d = DF^H (z - F(x, c)) + alpha ((x_0, 0) - (x, chat)) by
-conjugate gradients; alpha halves from step to step.
+Each step solves (DF^H DF + alpha) d = DF^H (z - F(x, c)) - alpha (x, chat) by conjugate gradients;
+alpha halves from step to step. The start is x = 1, c = 0; pulling towards zero rather than towards
+the start converges in fewer steps and, on objects with large smooth areas, to much better coils.
 
 Source: Uecker, Hohage, Block & Frahm 2008, doi:10.1002/mrm.21691.
 """
@@ -46,8 +47,8 @@ class WarmStart:
 
 def nlinv(
     model: EncodingModel,
-    n_steps: int = 10,
-    cg_steps: int = 30,
+    n_steps: int = 12,
+    cg_steps: int = 60,
     report: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> WarmStart:
@@ -64,7 +65,8 @@ def nlinv(
     report, should_stop
         Called with (step, n_steps); asked between steps, what is reached by then is returned.
     """
-    b, fourier = model.adjoint_data, model.fourier
+    # double precision: how many conjugate-gradient steps are made must not hang on rounding
+    b, fourier = model.adjoint_data.to(torch.complex128), model.fourier
     n_coils, ny, nx = b.shape
     energy = torch.linalg.vector_norm(b)
     scale = _DATA_NORM / float(energy)
@@ -75,9 +77,8 @@ def nlinv(
         return torch.fft.ifft2(chat * smooth, norm="ortho")
 
     # unknowns stacked along the coil axis: entry 0 is the image, the rest are coil coefficients
-    start = torch.zeros(n_coils + 1, ny, nx, dtype=b.dtype, device=b.device)
-    start[0] = 1.0
-    state = start.clone()
+    state = torch.zeros(n_coils + 1, ny, nx, dtype=b.dtype, device=b.device)
+    state[0] = 1.0
     alpha = 1.0
     for step in range(n_steps):
         x, c = state[0], coils(state[1:])
@@ -90,7 +91,7 @@ def nlinv(
         def normal(d: torch.Tensor, x: torch.Tensor = x, c: torch.Tensor = c, alpha: float = alpha) -> torch.Tensor:
             return derivative_adjoint(fourier.normal(d[0] * c + x * coils(d[1:])), x, c) + alpha * d
 
-        right = derivative_adjoint(b - fourier.normal(x * c)) + alpha * (start - state)
+        right = derivative_adjoint(b - fourier.normal(x * c)) - alpha * state
         update = conjugate_gradient(normal, right, torch.zeros_like(right), cg_steps, _CG_TOLERANCE, n_axes=3)
         state = state + update
         alpha /= 2
@@ -140,13 +141,14 @@ def smooth_phase_into_coils(start: WarmStart, width: float = 0.03) -> WarmStart:
 
 
 def _smoothing_spectrum(ny: int, nx: int, device: torch.device) -> torch.Tensor:
-    ky, kx = torch.fft.fftfreq(ny, device=device), torch.fft.fftfreq(nx, device=device)
+    ky, kx = (torch.fft.fftfreq(n, device=device, dtype=torch.float64) for n in (ny, nx))
     return (1 + _SMOOTH_A * (ky[:, None] ** 2 + kx[None, :] ** 2)) ** (-_SMOOTH_B / 2)
 
 
 def _unit_coils(image: torch.Tensor, csm: torch.Tensor) -> WarmStart:
     rss = root_sum_of_squares(csm).clamp_min(torch.finfo(torch.float32).tiny)
-    return WarmStart(image * rss, csm / rss, _no_gauge(image))
+    image, csm = (image * rss).to(torch.complex64), (csm / rss).to(torch.complex64)
+    return WarmStart(image, csm, _no_gauge(image))
 
 
 def _no_gauge(image: torch.Tensor) -> torch.Tensor:

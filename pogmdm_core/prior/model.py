@@ -12,6 +12,7 @@ Source: Nagler, Zach & Pock, arXiv 2501.08662, eqs. 1-4; Zach et al., arXiv 2310
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 
 import torch
@@ -26,6 +27,7 @@ Bank = ShearletBank | MultiscaleBank
 Experts = GridMixtureExperts | ScaleMixtureExperts
 
 _WIDTH_GRID = (96, 96)
+_SAME = 1e-3  # levels this close to the end of the range are in it
 _MAX_CACHED_SPECTRA = 4
 _MAX_CACHED_TABLES = 4096
 _CHUNK_BYTES = 2**25  # filter responses handled at once: small enough to stay near the cache
@@ -58,6 +60,7 @@ class Prior(torch.nn.Module):
         self.sha256 = ""
         self._spectra: OrderedDict[tuple[object, ...], torch.Tensor] = OrderedDict()
         self._tables: OrderedDict[tuple[object, ...], ScoreTable] = OrderedDict()
+        self._warned: set[str] = set()
 
     @property
     def n_parameters(self) -> int:
@@ -83,12 +86,13 @@ class Prior(torch.nn.Module):
         x
             Images, real or complex, `(..., y, x)`, image scale about 1.
         level
-            Noise level, > 0.
+            Noise level, > 0. Outside `level_range` the model extrapolates, and says so once with a warning.
 
         Returns
         -------
             Same shape and dtype; complex images get score(Re) + i score(Im).
         """
+        self._warn_outside(level)
         spectra, table = self._cached_spectra(x), self._cached_table(level, x.device)
         images = x.reshape(-1, *x.shape[-2:])
         n_pixels = images.shape[-2] * images.shape[-1]
@@ -131,6 +135,15 @@ class Prior(torch.nn.Module):
     def coverage(self, shape: tuple[int, int]) -> torch.Tensor:
         """G(w) = sum_k |K_k(w)|^2, `(ny, nx)`, DC at [0, 0]: where the prior sees anything at all."""
         return (self.bank.spectra(shape).detach().abs() ** 2).sum(0)
+
+    def _warn_outside(self, level: float) -> None:
+        """Warn, once per side, of a noise level the model was not trained on."""
+        low, high = self.level_range
+        side = "below" if level < low * (1 - _SAME) else "above" if level > high * (1 + _SAME) else ""
+        if side and side not in self._warned:
+            self._warned.add(side)
+            text = f"noise level {level:.3g} is {side} the range {low:g} to {high:g} that prior '{self.name}' was trained on"
+            warnings.warn(f"{text}: it extrapolates.", UserWarning, stacklevel=3)
 
     @torch.no_grad()
     def _cached_spectra(self, x: torch.Tensor) -> torch.Tensor:

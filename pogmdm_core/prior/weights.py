@@ -106,7 +106,7 @@ def save_prior(prior: Prior, path: Path, training: dict[str, Any] | None = None)
     }
     tensors = {key: value.detach().float().contiguous().cpu() for key, value in prior.state_dict().items()}
     data = save(tensors, metadata={_KEY: json.dumps(card, sort_keys=True)})
-    partial = path.with_suffix(".partial")
+    partial = path.with_name(f"{path.name}.writing")
     try:
         partial.write_bytes(data)
         partial.replace(path)

@@ -290,3 +290,13 @@ def test_training_score_equals_the_score(prior):
         trained = prior.training_score(y, levels)
     for i, level in enumerate((0.1, 0.3)):
         assert relative(trained[i], prior.score(y[i], level)) < 5e-3
+
+
+@pytest.mark.parametrize(("level", "side"), [(0.001, "below"), (2.0, "above")])
+def test_outside_the_trained_range_it_says_so_once(level, side):
+    prior, image = load_prior(), noise(32, 32)
+    with pytest.warns(UserWarning, match=f"{side} the range .* '{prior.name}' was trained on"):
+        prior.score(image, level)
+    prior.denoise(image, level)  # a second warning would be an error here
+    for inside in prior.level_range:
+        prior.denoise(image, inside)
