@@ -200,7 +200,7 @@ def test_ismrmrd_images(tmp_path):
         (1, image, ismrmrd.IMTYPE_MAGNITUDE, ""),
         (3, image, ismrmrd.IMTYPE_PHASE, ""),
         (5, (1j * image).astype(np.complex64), ismrmrd.IMTYPE_COMPLEX, ""),
-        (10, image, ismrmrd.IMTYPE_MAGNITUDE, "<ismrmrdMeta><meta><name>DataRole</name><value>STD_MAP</value></meta></ismrmrdMeta>"),
+        (10, image, ismrmrd.IMTYPE_MAGNITUDE, ismrmrd.Meta({"DataRole": "STD_MAP"}).serialize()),
         (11, np.repeat(image, 4, 0).astype(np.complex64), ismrmrd.IMTYPE_COMPLEX, ""),
     )
     (source,) = read_sources([tmp_path / "a.h5"], [])

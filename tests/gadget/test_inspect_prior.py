@@ -6,7 +6,13 @@ import torch
 from gadget import cli
 from gadget.inspect_prior import POTENTIAL_LEVELS, default_figure, draw, kernel_pictures, potentials, radial_profile
 from gadget.model_card import ModelFacts, read_facts
-from pogmdm_core.prior.config import GridMixtureConfig, MultiscaleConfig, ScaleMixtureConfig, ShearletConfig, build_prior
+from pogmdm_core.prior.config import (
+    GridMixtureConfig,
+    MultiscaleConfig,
+    ScaleMixtureConfig,
+    ShearletConfig,
+    build_prior,
+)
 from pogmdm_core.prior.weights import save_prior, shipped_weights
 
 

@@ -29,8 +29,8 @@ def images(tmp_path):
     arrays = {f"a{i}": np.kron(generator.integers(1, 900, (8, 8)), np.ones((16, 16))) for i in range(6)}
     meta = {"slices": [{"subject": f"secret-{i // 2}", "spacing_mm": [0.5 + i, 0.5]} for i in range(6)]}
     np.savez(tmp_path / "squares.npz", meta=json.dumps(meta), **arrays)
-    settings = {"training": TRAINING, "sources": [{"match": "squares*", "anatomy": "toy", "attribution": "Nobody, CC0"}]}
-    (tmp_path / "s.yaml").write_text(yaml.safe_dump(settings))
+    source = {"match": "squares*", "anatomy": "toy", "attribution": "Nobody, CC0"}
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump({"training": TRAINING, "sources": [source]}))
     return tmp_path
 
 
