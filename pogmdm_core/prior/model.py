@@ -93,7 +93,7 @@ class Prior(torch.nn.Module):
             Same shape and dtype; complex images get score(Re) + i score(Im).
         """
         self._warn_outside(level)
-        spectra, table = self._cached_spectra(x), self._cached_table(level, x.device)
+        spectra, table = self._cached_spectra(x), self._cached_table(level, x.device, _real_dtype(x))
         images = x.reshape(-1, *x.shape[-2:])
         n_pixels = images.shape[-2] * images.shape[-1]
         together = max(1, _CHUNK_BYTES // (16 * spectra.shape[0] * n_pixels))
@@ -142,12 +142,13 @@ class Prior(torch.nn.Module):
         side = "below" if level < low * (1 - _SAME) else "above" if level > high * (1 + _SAME) else ""
         if side and side not in self._warned:
             self._warned.add(side)
-            text = f"noise level {level:.3g} is {side} the range {low:g} to {high:g} that prior '{self.name}' was trained on"
-            warnings.warn(f"{text}: it extrapolates.", UserWarning, stacklevel=3)
+            trained = f"the range {low:g} to {high:g} that prior '{self.name}' was trained on"
+            text = f"noise level {level:.3g} is {side} {trained}: it extrapolates."
+            warnings.warn(text, UserWarning, stacklevel=4)  # past torch's wrapper of `score`, to its caller
 
     @torch.no_grad()
     def _cached_spectra(self, x: torch.Tensor) -> torch.Tensor:
-        real = x.real.dtype if x.is_complex() else x.dtype
+        real = _real_dtype(x)
         key = (tuple(x.shape[-2:]), x.device, real)
         if key not in self._spectra:
             spectra = self.bank.spectra((x.shape[-2], x.shape[-1])).to(x.device)
@@ -157,13 +158,17 @@ class Prior(torch.nn.Module):
         self._spectra.move_to_end(key)
         return self._spectra[key]
 
-    def _cached_table(self, level: float, device: torch.device) -> ScoreTable:
-        key = (float(level), device)
+    def _cached_table(self, level: float, device: torch.device, dtype: torch.dtype) -> ScoreTable:
+        key = (float(level), device, dtype)
         if key not in self._tables:
-            self._tables[key] = self.experts.table(float(level)).to(device)
+            self._tables[key] = self.experts.table(float(level)).to(device, dtype)
             while len(self._tables) > _MAX_CACHED_TABLES:
                 self._tables.popitem(last=False)
         return self._tables[key]
+
+
+def _real_dtype(x: torch.Tensor) -> torch.dtype:
+    return torch.empty(0, dtype=x.dtype).real.dtype
 
 
 def filter_norms(spectra: torch.Tensor) -> torch.Tensor:

@@ -26,7 +26,7 @@ class ScoreTable:
     Attributes
     ----------
     coefficients
-        float32 `(4, n_filters * (n_intervals + 2))`: constant to cubic in t in [0, 1); the first
+        `(4, n_filters * (n_intervals + 2))`: constant to cubic in t in [0, 1); the first
         and the last piece of every filter are the linear continuations.
     bound
         `(n_filters,)` half-range of the grid (in u, or in the logarithm).
@@ -62,10 +62,10 @@ class ScoreTable:
             value.mul_(flat_t).add_(self.coefficients[order].index_select(0, flat_index))
         return value.reshape(u.shape)
 
-    def to(self, device: torch.device | str) -> ScoreTable:
-        """Return the same table on a device."""
-        unit = None if self.unit is None else self.unit.to(device)
-        return ScoreTable(self.coefficients.to(device), self.bound.to(device), self.n_intervals, unit)
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> ScoreTable:
+        """Return the same table on a device, in the precision it is to be evaluated in."""
+        unit = None if self.unit is None else self.unit.to(device, dtype)
+        return ScoreTable(self.coefficients.to(device, dtype), self.bound.to(device, dtype), self.n_intervals, unit)
 
 
 def build_table(
@@ -104,9 +104,7 @@ def build_table(
         table = _tabulate(evaluate, half_range, n_intervals, unit)
         error = (table(probe) - exact).abs().amax(1) / exact.abs().amax(1)
         if float(error.max()) <= tolerance:
-            return ScoreTable(
-                table.coefficients.float(), table.bound.float(), n_intervals, None if unit is None else unit.float()
-            )
+            return table
         n_intervals *= 2
     raise ComputeError(
         520,
