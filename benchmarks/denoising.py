@@ -8,6 +8,8 @@ the object. Images are scaled to a 99.9 % quantile of 1, white Gaussian noise is
 averaged over crops. Total variation: scikit-image's Chambolle, for each image and level the best weight of the grid
 level * 1.2^j, j = -8..8 (oracle). BM3D (PyPI `bm3d`, licensed for non-commercial use) is told the level; at more than
 a second per crop and level it runs on some crops of each group, and differences to it are on those crops only.
+The priors are periodic and a crop is not: rows "mirrored" continue the noisy crop by 48 mirrored pixels on each side
+before denoising (as TV and BM3D treat borders themselves), rows "periodic" denoise it as it is (as training validates).
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from pogmdm_core.training import VALIDATION_LEVELS, TrainingImage, split_by_subj
 SCANS = ("larson_knee1", "espirit_brain8", "pulseq_brain16")
 OUTSIDE = (0.003, 0.8, 1.5)
 SIDE = 128
+MIRROR = 48
 TV_STEPS = range(-8, 9)
 
 
@@ -72,8 +75,8 @@ def scan_group(path: Path, limit: int) -> Group:
 
 
 def _starts(length: int) -> list[int]:
-    """Where tiles begin: as many as fit, spread evenly; one, of the whole length, when none does."""
-    count, room = max(1, length // SIDE), max(0, length - SIDE)
+    """Where tiles begin so that they cover the length, overlapping where they must; one when it is short."""
+    count, room = max(1, -(-length // SIDE)), max(0, length - SIDE)
     return [room // 2] if count == 1 else [round(i) for i in np.linspace(0, room, count)]
 
 
@@ -99,8 +102,12 @@ def tv_oracle(noisy: np.ndarray, truth: np.ndarray, level: float) -> float:
         best = better
 
 
-def by_prior(prior: Prior, noisy: Iterable[np.ndarray], level: float) -> list[np.ndarray]:
-    return [prior.denoise(torch.from_numpy(image), level).numpy() for image in noisy]
+def by_prior(prior: Prior, noisy: Iterable[np.ndarray], level: float, pad: int) -> list[np.ndarray]:
+    found = []
+    for image in noisy:
+        wide = torch.from_numpy(np.pad(image, pad, mode="symmetric"))
+        found.append(prior.denoise(wide, level).numpy()[pad : pad + image.shape[0], pad : pad + image.shape[1]])
+    return found
 
 
 def measure(
@@ -110,19 +117,24 @@ def measure(
     tables = {}
     for group in groups:
         shape = (len(VALIDATION_LEVELS), len(group.crops))
-        table = {name: np.full(shape, np.nan) for name in ("noisy", "TV, oracle", "BM3D", *priors)}
+        table = {name: np.full(shape, np.nan) for name in ("noisy", "TV, oracle", "BM3D", *_rows_of(priors))}
         for i, level in enumerate(VALIDATION_LEVELS):
             noisy = noisy_versions(group.crops, level, 1000 + i)
             table["noisy"][i] = list(map(psnr, noisy, group.crops))
             table["TV, oracle"][i] = [tv_oracle(n, c, level) for n, c in zip(noisy, group.crops, strict=True)]
             for name, prior in priors.items():
-                table[name][i] = list(map(psnr, by_prior(prior, noisy, level), group.crops))
+                for row, pad in zip(_rows_of([name]), (MIRROR, 0), strict=True):
+                    table[row][i] = list(map(psnr, by_prior(prior, noisy, level, pad), group.crops))
             if bm3d is not None:
                 for j in _spread(len(noisy), n_bm3d):
                     table["BM3D"][i, j] = psnr(bm3d(noisy[j], sigma_psd=level), group.crops[j])
         tables[group.name] = table
         print(f"{group.name}: {len(group.crops)} crops, {time.perf_counter() - START:.0f} s", file=sys.stderr)  # noqa: T201
     return tables
+
+
+def _rows_of(names: Iterable[str]) -> list[str]:
+    return [f"{name} {border}" for name in names for border in ("mirrored", "periodic")]
 
 
 def _spread(n: int, count: int) -> list[int]:
@@ -182,7 +194,7 @@ def outside(groups: list[Group], priors: dict[str, Prior]) -> str:
             noisy = noisy_versions(crops, level, 2000 + i)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)
-                clean = by_prior(prior, noisy, level)
+                clean = by_prior(prior, noisy, level, MIRROR)
             gains = np.array(list(map(psnr, clean, crops))) - np.array(list(map(psnr, noisy, crops)))
             row.append(f"{gains.mean():+.2f} ({gains.min():+.2f})")
         low, high = prior.level_range
@@ -199,7 +211,7 @@ def main() -> None:
     parser.add_argument("--settings", type=Path, default=root / "training" / "default.yaml")
     parser.add_argument("--weights", nargs="+", default=list(shipped_weights()), help="names or files")
     parser.add_argument("--crops", type=int, default=24, help="at most this many per group (default: %(default)s)")
-    parser.add_argument("--bm3d", type=int, default=3, metavar="N", help="crops per group for BM3D (default: %(default)s)")
+    parser.add_argument("--bm3d", type=int, default=3, metavar="N", help="BM3D on N of them (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="6 crops per group, BM3D on one")
     parser.add_argument("-o", "--output", type=Path, help="also write the tables here")
     args = parser.parse_args()

@@ -86,7 +86,7 @@ def read_sources(paths: Sequence[Path], sources: Sequence[ImageSource]) -> list[
         E126 when an optional package is missing.
     """
     read = []
-    for path in (single for path in paths for single in _expand(path, sources)):
+    for path in [inside for given in paths for inside in _expand(given, sources)]:
         rule = _rule_of(path, sources) or ImageSource(match="*")
         read.append(FoundSource(rule, list(_thin(_read_one(path, rule), rule.max_per_subject))))
     if not any(source.found for source in read):
@@ -130,8 +130,9 @@ def _read_one(path: Path, rule: ImageSource) -> Iterator[FoundImage]:
         own = _subject_of_file(name, stem, n_pictures if pictures else None, rule.subject_block)
         n_pictures += pictures
         for found in _slices(kind, data, where):
-            # only files without subjects of their own are told apart by name
-            subject = f"{stem}-{found.subject[1:]}" if (found.subject or "").startswith("#") else found.subject or own
+            subject = found.subject or own
+            if subject.startswith("#"):  # numbered slices of unknown subjects
+                subject = f"{stem}-{subject[1:]}"
             anatomy = rule.anatomy or found.anatomy or stem
             image = _prepare(found.pixels, subject, anatomy, rule.downsample, where)
             if image is not None:

@@ -98,18 +98,13 @@ def _nifti(data: bytes) -> Iterator[Slice]:
 
 def _of_volume(volume: np.ndarray, spacing: list[float]) -> Iterator[Slice]:
     """All slices across the coarsest axis; an isotropic volume is sampled along its three axes."""
-    if volume.shape[2] == 1:
-        axes, sizes = [2], (0, 1)
-    elif max(spacing) < _ISOTROPIC * min(spacing):
-        yield from sample_volume(volume, min(spacing))
+    if volume.shape[2] > 1 and max(spacing) < _ISOTROPIC * min(spacing):
+        yield from sample_volume(volume, max(spacing))
         return
-    else:
-        axes = [int(np.argmax(spacing))]
-        sizes = tuple(axis for axis in range(3) if axis != axes[0])
-    pixel = max(spacing[axis] for axis in sizes)
-    for axis in axes:
-        for index in range(volume.shape[axis]):
-            yield Slice(volume.take(index, axis), pixel_mm=pixel or None)
+    across = 2 if volume.shape[2] == 1 else int(np.argmax(spacing))
+    pixel = max(size for axis, size in enumerate(spacing) if axis != across)
+    for index in range(volume.shape[across]):
+        yield Slice(volume.take(index, across), pixel_mm=pixel or None)
 
 
 def sample_volume(volume: np.ndarray, pixel_mm: float | None = None) -> Iterator[Slice]:

@@ -16,6 +16,7 @@ import torch
 from gadget.atomic import complete_file, refuse_existing
 from gadget.model_card import ModelFacts
 from pogmdm_core.prior.model import Prior
+from pogmdm_core.prior.shearlets import ShearletBank
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
@@ -116,12 +117,13 @@ def draw(facts: ModelFacts) -> Figure:
     n_filters = prior.bank.n_filters
     columns = next((c for c in (8, 10, 7, 6) if n_filters % c == 0), 8)
     rows = math.ceil(n_filters / columns)
-    style = {"font.family": "sans-serif", "font.size": 8, "text.color": _INK, "axes.labelcolor": _INK}
+    style: dict[Any, Any] = {"font.family": "sans-serif", "font.size": 8, "text.color": _INK, "axes.labelcolor": _INK}
     style |= {"axes.edgecolor": _PALE, "xtick.color": _INK, "ytick.color": _INK, "axes.linewidth": 0.6}
     with mpl.rc_context(style):
         heights = [0.62, 1.72 * rows * 1.12, 3.0]
         figure = Figure(figsize=(1.32 * columns + 0.5, sum(heights)), layout="constrained")
-        title, filters, bottom = figure.subfigures(3, 1, height_ratios=heights)
+        parts: Any = figure.subfigures(3, 1, height_ratios=heights)
+        title, filters, bottom = parts
         _draw_title(title, facts)
         _draw_filters(filters, prior, rows, columns)
         _draw_bottom(bottom, facts)
@@ -149,7 +151,7 @@ def _level_colours() -> list[Any]:
 def _draw_filters(part: SubFigure, prior: Prior, rows: int, columns: int) -> None:
     """Every filter: kernel above, its potentials below."""
     pictures = kernel_pictures(prior)
-    v, curves = potentials(prior)
+    v, curves = (found.numpy() for found in potentials(prior))
     grid = {"height_ratios": [1, 0.72] * rows, "hspace": 0.02}
     axes = part.subplots(2 * rows, columns, gridspec_kw=grid, squeeze=False)
     colours = _level_colours()
@@ -173,7 +175,7 @@ def _draw_filters(part: SubFigure, prior: Prior, rows: int, columns: int) -> Non
 def _draw_kernel(axes: Any, picture: KernelPicture) -> None:
     side = picture.pixels.shape[0]
     limit = float(picture.pixels.abs().max()) or 1.0
-    axes.imshow(picture.pixels, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+    axes.imshow(picture.pixels.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_color("#cbd2d9")
     axes.set_title(rf"$\gamma$ {picture.gain:.2f}   $\|K\|$ {picture.norm:.2f}", fontsize=6.8, pad=2.5)
@@ -193,23 +195,41 @@ def _draw_bottom(part: SubFigure, facts: ModelFacts) -> None:
     coverage = facts.prior.coverage((_GRID, _GRID))
     top = max(1.0, float(coverage.max()))
     extent = (-0.5, 0.5, 0.5, -0.5)
-    image = spectrum.imshow(torch.fft.fftshift(coverage), cmap="magma", vmin=0, vmax=top, extent=extent)
+    image = spectrum.imshow(torch.fft.fftshift(coverage).numpy(), cmap="magma", vmin=0, vmax=top, extent=extent)
     spectrum.set(xticks=[-0.5, 0, 0.5], yticks=[-0.5, 0, 0.5], xlabel="cycles per pixel")
     spectrum.set_title(r"coverage $G(\omega)=\Sigma_k\,|K_k(\omega)|^2$", fontsize=8.5)
     part.colorbar(image, ax=spectrum, shrink=0.8, aspect=18).outline.set_visible(False)
 
-    radius, rings = radial_profile(coverage)
+    radius, rings = (found.numpy() for found in radial_profile(coverage))
+    for label, share in _shares(facts.prior):
+        means = radial_profile(share)[1][:, 0].numpy()
+        profile.plot(radius, means, lw=1, color=_PALE)
+        peak = int(means.argmax())
+        profile.annotate(
+            label, (radius[peak], means[peak]), (0, 2), textcoords="offset points", ha="center", fontsize=6
+        )
     profile.fill_between(radius, rings[:, 1], rings[:, 2], color=_ACCENT, alpha=0.18, lw=0, label="lowest to highest")
     profile.plot(radius, rings[:, 0], color=_ACCENT, lw=1.8, label="mean of the ring")
     profile.axhline(1, color=_PALE, lw=0.7, ls=(0, (4, 3)))
     profile.set(xlim=(0, 0.5), ylim=(0, 1.15 * top), xlabel="radius, cycles per pixel")
-    profile.set_title("radial profile of the coverage", fontsize=8.5)
-    profile.legend(frameon=False, fontsize=7, loc="lower right")
+    profile.set_title("coverage over radius, scale by scale", fontsize=8.5)
+    profile.legend(frameon=False, fontsize=7, loc="center right")
     _draw_validation(psnr, facts)
     for axes in (profile, psnr):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#e4e7eb", lw=0.6)
         axes.set_axisbelow(True)
+
+
+@torch.no_grad()
+def _shares(prior: Prior) -> list[tuple[str, torch.Tensor]]:
+    """What the filters of each scale add to the coverage, with a label."""
+    power = prior.bank.spectra((_GRID, _GRID)).abs() ** 2
+    if isinstance(prior.bank, ShearletBank):  # two cones of five coarse and five fine shears each
+        coarse = torch.arange(len(power)) % 10 < 5
+        return [("coarse", power[coarse].sum(0)), ("fine", power[~coarse].sum(0))]
+    parts = power.split([n for _, _, n in prior.bank.scales])
+    return [(f"x {scale[0]}", part.sum(0)) for scale, part in zip(prior.bank.scales, parts, strict=True)]
 
 
 def _draw_validation(axes: Any, facts: ModelFacts) -> None:
