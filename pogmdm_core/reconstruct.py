@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import torch
 
-from pogmdm_core.errors import ComputeError
+from pogmdm_core.errors import ComputeError, ConfigError
 from pogmdm_core.frame import KSpaceFrame, Progress, ReconResult, SamplerStatus
 from pogmdm_core.map_estimate import level_for, map_estimate
 from pogmdm_core.noise import estimate_noise_std
@@ -71,9 +71,18 @@ def reconstruct(
     ------
     ComputeError
         E501 when the device does not exist.
+    ConfigError
+        E127 when the sampler would start above the prior's trained noise levels.
     """
     settings = settings if settings is not None else Settings.model_validate({})
     device = choose_device(settings.device)
+    if settings.sampler.n_samples and settings.sampler.start_level > prior.level_range[1]:
+        raise ConfigError(
+            127,
+            f"sampler.start_level {settings.sampler.start_level:g} is above the highest noise level the prior "
+            f"'{prior.name}' was trained on, {prior.level_range[1]:g}.",
+            "Lower it or choose another prior.",
+        )
     frame, prior = frame.to(device), prior.to(device)
     run = _Run(progress, should_stop)
     noise_std = frame.noise_std or estimate_noise_std(frame.kspace, frame.mask)

@@ -23,7 +23,7 @@ _TAIL = 8.0  # half-range of the tables beyond the outermost mean, in expert sta
 _REACH = 1.5  # filter responses of images of scale 1 stay within this
 _WEIGHT_FLOOR = 1e-14
 _START_EXPONENT = 0.25  # about 1 / redundancy of the bank
-_TRAIN_NODES = 512  # per half-range of the differentiable tables
+_TRAIN_NODES = 400  # per half-range of the differentiable tables
 
 
 class GridMixtureExperts(torch.nn.Module):

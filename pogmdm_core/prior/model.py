@@ -101,8 +101,17 @@ class Prior(torch.nn.Module):
         return torch.cat(parts).reshape(x.shape)
 
     def denoise(self, y: torch.Tensor, level: float) -> torch.Tensor:
-        """Expected clean image given a noisy one (Tweedie's formula); shapes as in `score`."""
-        return y + level**2 * self.score(y, level)
+        """Expected clean image given a noisy one (Tweedie's formula); shapes as in `score`.
+
+        Above `level_range` only the noise of the highest trained level is taken off, damped so that
+        no frequency is turned over: the result is never worse than the input.
+        """
+        highest = self.level_range[1]
+        if level <= highest:
+            return y + level**2 * self.score(y, level)
+        self._warn_outside(level)
+        curvature = highest**2 * self.lipschitz_bound(highest, (y.shape[-2], y.shape[-1]))
+        return y + highest**2 / max(1.0, curvature) * self.score(y, highest)
 
     @torch.no_grad()
     def energy(self, x: torch.Tensor, level: float) -> torch.Tensor:

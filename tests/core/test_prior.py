@@ -300,3 +300,15 @@ def test_outside_the_trained_range_it_says_so_once(level, side):
     prior.denoise(image, level)  # a second warning would be an error here
     for inside in prior.level_range:
         prior.denoise(image, inside)
+
+
+@pytest.mark.parametrize("name", ["default", "paper"])
+@pytest.mark.parametrize("level", [1.5, 10.0])
+def test_above_the_trained_range_denoising_is_never_worse_than_nothing(name, level):
+    prior = load_prior(name)
+    clean = torch.zeros(48, 56)
+    clean[12:36, 16:40] = 1
+    noisy = clean + level * noise(48, 56)
+    with pytest.warns(UserWarning, match="trained"):
+        found = prior.denoise(noisy, level)
+    assert (found - clean).norm() < (noisy - clean).norm()

@@ -6,7 +6,16 @@ import pytest
 import torch
 from helpers.simulated_scan import simulate
 
-from pogmdm_core import ComputeError, KSpaceFrame, SamplerStatus, Settings, load_prior, reconstruct, zero_filled
+from pogmdm_core import (
+    ComputeError,
+    ConfigError,
+    KSpaceFrame,
+    SamplerStatus,
+    Settings,
+    load_prior,
+    reconstruct,
+    zero_filled,
+)
 from pogmdm_core.prior.model import Prior
 from pogmdm_core.reconstruct import image_scale
 from pogmdm_core.warm_start import nlinv
@@ -328,3 +337,9 @@ def test_scale_is_the_brightest_intensity(scan):
     assert image_scale(scan.frame) == pytest.approx(float(zero_filled(scan.frame).max()), rel=0.05)
     loud = dataclasses.replace(scan.frame, kspace=3 * scan.frame.kspace)
     assert image_scale(loud) == pytest.approx(3 * image_scale(scan.frame), rel=1e-5)
+
+
+def test_starting_above_the_trained_noise_levels_is_refused(scan, prior):
+    with pytest.raises(ConfigError, match="E127.*start_level 3"):
+        reconstruct(scan.frame, prior, quick(start_level=3.0))
+    assert reconstruct(scan.frame, prior, quick(start_level=3.0, n_samples=0)).status is SamplerStatus.OK
