@@ -68,7 +68,7 @@ def _weights() -> tuple[str, bool]:
         import pogmdm_core as pg
 
         prior = pg.load_prior()
-    except (PogmdmError, AttributeError, OSError) as error:
+    except (PogmdmError, OSError) as error:
         return f"NOT LOADED: {error}", False
     return f"{prior.name} sha256 {prior.sha256}", True
 

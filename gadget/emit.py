@@ -64,6 +64,7 @@ class Emitter:
             "Estimate": estimate,
             "UncertaintyMethod": self._uncertainty if result.std is not None else "off",
             "NoiseStd": f"{result.noise_std:.6g}",
+            "NoiseLevel": f"{result.noise_level:.6g}",
             "DataResidual": f"{result.data_residual:.4f}",
             "Status": result.status.value,
             "Duration": f"{sum(result.seconds.values()):.2f}",

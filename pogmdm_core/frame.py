@@ -115,7 +115,7 @@ class ReconResult:
     phase
         Phase of the complex estimate, radians in [-pi, pi].
     csm
-        Coil sensitivities with unit root-sum-of-squares, complex64 `(coil, y, x)`.
+        Coil sensitivities of the warm start, unit root-sum-of-squares, complex64 `(coil, y, x)`.
     samples
         Posterior samples (magnitude), `(sample, y, x)`, or None.
     status
@@ -126,7 +126,8 @@ class ReconResult:
         Noise per real/imaginary part in input units, and the level actually used in the
         likelihood (at least the noise; larger when the warm start's residual shows a model error).
     data_residual
-        Root of the mean squared k-space residual of `image` over the noise: 1 means "to the noise".
+        Root of the mean squared k-space residual of the MAP image (else the warm start) over the noise: 1 means
+        "to the noise".
     scale
         Intensity that corresponds to 1 inside the prior.
     n_samples, n_steps

@@ -76,7 +76,8 @@ def reconstruct(
     """
     settings = settings if settings is not None else Settings.model_validate({})
     device = choose_device(settings.device)
-    if settings.sampler.n_samples and settings.sampler.start_level > prior.level_range[1]:
+    n_samples = settings.sampler.n_samples if settings.uncertainty.method == "samples" else 0
+    if n_samples and settings.sampler.start_level > prior.level_range[1]:
         raise ConfigError(
             127,
             f"sampler.start_level {settings.sampler.start_level:g} is above the highest noise level the prior "
@@ -97,7 +98,7 @@ def reconstruct(
     with run.timed("MAP"):
         found = _map(model, prior, start, noise_level, settings, run)
     with run.timed("samples"):
-        magnitudes = _magnitudes(model, prior, start, noise_level, settings, run)
+        magnitudes = _magnitudes(model, prior, start, noise_level, n_samples, settings, run)
 
     moments = RunningMoments(frame.shape)
     for magnitude in magnitudes:
@@ -234,11 +235,16 @@ def _map(
 
 
 def _magnitudes(
-    model: EncodingModel, prior: Prior, start: WarmStart, noise_level: float, settings: Settings, run: _Run
+    model: EncodingModel,
+    prior: Prior,
+    start: WarmStart,
+    noise_level: float,
+    n_samples: int,
+    settings: Settings,
+    run: _Run,
 ) -> list[torch.Tensor]:
     """Magnitudes of all posterior samples, drawn batch by batch, on the CPU, units of the scale."""
     sampler = settings.sampler
-    n_samples = sampler.n_samples if settings.uncertainty.method == "samples" else 0
     batch = sampler.batch or max(1, _AUTO_BATCH_BYTES // (16 * model.adjoint_data.numel()))
     total = -(-n_samples // batch) * sampler.n_steps
     magnitudes: list[torch.Tensor] = []

@@ -42,7 +42,7 @@ class SamplerSettings(Section):
     )
     cg_steps: int = Field(4, ge=1, le=50, description="conjugate-gradient steps of one data step (not paper)")
     langevin_step: float = Field(0.3, gt=0, le=1, description="step of langevin; variances are off by up to half of it")
-    seed: int = Field(0, ge=0, description="sample i uses a generator of its own, seeded from (seed, i)")
+    seed: int = Field(0, ge=0, le=2**43 - 1, description="sample i uses a generator of its own, seeded from (seed, i)")
     batch: int = Field(0, ge=0, description="samples computed at once; 0 chooses. Results do not depend on it")
     map_steps: int = Field(200, ge=0, le=5000, description="most iterations of the MAP estimate; 0 skips it")
     map_level: float | None = Field(

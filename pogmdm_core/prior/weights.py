@@ -89,9 +89,13 @@ def load_prior(name_or_path: str | Path = "default", device: torch.device | str 
 
 
 def read_card(path: Path) -> Card:
-    """Return the record inside a weights file (see `Card`); raises as `load_prior`."""
-    with safe_open(path, framework="pt") as file:
-        return _read_card((file.metadata() or {}).get(_KEY), path.name)
+    """Return the record inside a weights file (see `Card`); raises ConfigError E121 or E122."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(_KEY)
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(121, f"weights file {path.name} is damaged or not safetensors ({error}).") from error
+    return _read_card(text, path.name)
 
 
 def save_prior(prior: Prior, path: Path, training: dict[str, Any] | None = None) -> str:

@@ -1,9 +1,12 @@
+from pathlib import Path
+
 import pytest
 
 from gadget import cli
 from gadget.model_card import as_markdown, card_beside, read_facts
+from gadget.train import _read_settings
 from pogmdm_core.prior.config import MultiscaleConfig, ScaleMixtureConfig, build_prior
-from pogmdm_core.prior.weights import save_prior, shipped_weights
+from pogmdm_core.prior.weights import read_card, save_prior, shipped_weights
 
 RECORD = {
     "settings": {"seed": 5, "bank": {"kind": "multiscale"}},
@@ -70,3 +73,13 @@ def test_shipped_cards_are_of_the_shipped_weights(name):
     assert card_beside(path).read_text(encoding="utf-8") == as_markdown(read_facts(name)), (
         f"make it anew: pogmdm inspect {name} --card > {card_beside(path)}"
     )
+
+
+@pytest.mark.parametrize("name", sorted(shipped_weights()))
+def test_shipped_weights_were_made_by_the_settings_in_the_repository(name):
+    """Settings file, weights and card belong together: the record names the settings and every source."""
+    file = _read_settings(Path(__file__).parents[2] / "training" / f"{name}.yaml")
+    record = read_card(shipped_weights()[name]).training
+    assert record["settings"] == file.training.model_dump(mode="json")
+    assert {s["attribution"] for s in record["sources"]} == {s.attribution for s in file.sources}
+    assert len(record["validation_psnr"]) == 5
