@@ -136,7 +136,11 @@ def _renoise_step(
     noise_level: float,
     settings: SamplerSettings,
 ) -> None:
-    """Denoise, make the estimate consistent with the data, add fresh noise of the next level."""
+    """Denoise, make the estimate consistent with the data, add fresh noise of the next level.
+
+    Fast and accurate in the mean, but no exact posterior sampler: it passes conditional means on, so
+    its spread is smaller than the posterior's. `_langevin_step` is the honest one.
+    """
     level, next_level = levels
     clean = prior.denoise(state.x, level)
     clean = data_step(clean, state.csm, model, level, noise_level, settings.cg_steps)

@@ -61,18 +61,13 @@ def draw(model, prior, **settings) -> torch.Tensor:
 
 
 def check_law(spectra: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor, sigmas: float = 4.0) -> None:
-    """Sample mean and variance (per real/imaginary part) of every frequency within 4 standard errors.
-
-    With hundreds of frequencies the largest of that many normal deviates is itself near 4, so the
-    largest z-score may reach 4.5 and only 1 in 500 may pass 4.
-    """
+    """Sample mean and variance (per real/imaginary part) of every frequency within 4 standard errors."""
     n = len(spectra)
     z_mean = torch.view_as_real(spectra.mean(0) - mean).abs() / (variance[..., None] / n).sqrt()
     found = torch.view_as_real(spectra).var(dim=0)
     z_variance = (found / variance[..., None] - 1).abs() / (2 / (n - 1)) ** 0.5
     for z in (z_mean, z_variance):
-        assert z.max() < sigmas + 0.5
-        assert (z > sigmas).double().mean() <= 0.002
+        assert z.max() < sigmas
 
 
 def test_langevin_draws_from_the_gaussian_posterior(gaussian_prior, scan):
