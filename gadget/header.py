@@ -125,7 +125,7 @@ def read_geometry(header: Any, max_matrix: int = 1024) -> ScanGeometry:
         E217 other numbers.
     """
     if isinstance(header, bytes | str):
-        header = _parse(header)
+        header = parse(header)
     encodings = list(getattr(header, "encoding", None) or [])
     if not encodings:
         raise HeaderError(202, "the header has no <encoding>.", "The converter must write one.")
@@ -140,17 +140,25 @@ def read_geometry(header: Any, max_matrix: int = 1024) -> ScanGeometry:
     return ScanGeometry(checked, n_channels, bandwidth)
 
 
-def _parse(xml: bytes | str) -> Any:
+def parse(xml: bytes | str) -> Any:
+    """Header XML to `ismrmrd.xsd.ismrmrdHeader`; NUL and BOM stripped, unknown elements ignored.
+
+    Nothing of the text is repeated, neither in the error (E201) nor in a warning: it may name a patient.
+    """
+    from xsdata.formats.dataclass.parsers import XmlParser
+    from xsdata.formats.dataclass.parsers.config import ParserConfig
+
     raw = xml.encode("utf-8") if isinstance(xml, str) else xml
     raw = raw.removeprefix(b"\xef\xbb\xbf").rstrip(b"\0 \t\r\n").lstrip()
     try:
         with warnings.catch_warnings():
             # text where a number should be is only a warning there; here it is E214 below
             warnings.simplefilter("ignore")
-            return ismrmrd.xsd.CreateFromDocument(raw)
+            parser = XmlParser(config=ParserConfig(fail_on_unknown_properties=False))
+            return parser.from_bytes(raw, ismrmrd.xsd.ismrmrdHeader)
     except (ParserError, SyntaxError, ValueError, TypeError, LookupError) as error:
         name = type(error).__name__  # its text quotes the header, which holds patient data
-    raise HeaderError(201, f"the header is not ISMRMRD XML ({name}).", "Check the file with: pogmdm check FILE")
+    raise HeaderError(201, f"the header is not ISMRMRD XML ({name}).", "Correct it where the file was made.")
 
 
 def _encoding(encoding: Any, where: str, max_matrix: int) -> Encoding:
@@ -169,7 +177,7 @@ def _encoding(encoding: Any, where: str, max_matrix: int) -> Encoding:
                 215,
                 f"{where}.reconSpace.fieldOfView_mm.{'xy'[axis]} is {recon.fov_mm[axis]:g}, but the encoded one is "
                 f"{encoded.fov_mm[axis]:g} (expected a ratio of 1/16..4).",
-                "Check the header with: pogmdm check FILE",
+                "Correct it where the file was made.",
             )
     limits = encoding.encodingLimits
     rows = getattr(limits, "kspace_encoding_step_1", None)
@@ -235,7 +243,7 @@ def _integer(value: Any, name: str, low: int, high: int, *, code: int) -> int:
             f"{name} is {str(value)[:40]!r}, expected an integer {low}..{high}.",
             "If the scan is really that large, raise limits.max_matrix."
             if isinstance(value, int) and value > high
-            else "Check the header with: pogmdm check FILE",
+            else "Correct it where the file was made.",
         )
     return value
 
@@ -246,6 +254,6 @@ def _positive(value: Any, name: str, *, code: int, zero_ok: bool = False) -> flo
         raise HeaderError(
             code,
             f"{name} is {str(value)[:40]!r}, expected a positive number.",
-            "Check the header with: pogmdm check FILE",
+            "Correct it where the file was made.",
         )
     return float(value)

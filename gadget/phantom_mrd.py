@@ -224,7 +224,7 @@ def _header(plan: ScanPlan) -> Any:
         trajectory=xsd.trajectoryType.CARTESIAN,
         parallelImaging=xsd.parallelImagingType(
             accelerationFactor=xsd.accelerationFactorType(
-                kspace_encoding_step_1=max(1, round(plan.acceleration)), kspace_encoding_step_2=1
+                kspace_encoding_step_1=max(1, math.ceil(plan.acceleration)), kspace_encoding_step_2=1
             ),
             calibrationMode=xsd.calibrationModeType.EMBEDDED if plan.acceleration > 1 else None,
         ),

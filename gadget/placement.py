@@ -15,6 +15,8 @@ from gadget.classify import has_flag
 from gadget.errors import DataError
 from gadget.frames import AcquiredFrame
 
+_MAX_LOST = 0.05  # share of the samples that may fall outside the grid
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -51,18 +53,20 @@ def cartesian_grid(acquired: AcquiredFrame, data: np.ndarray) -> Grid:
     Raises
     ------
     DataError
-        E320 when the readouts are not lines of a Cartesian grid.
+        E307 when more than 5 % of the samples fall outside the encoded matrix, E320 when the readouts are
+        not lines of a Cartesian grid.
     """
     _refuse_other_trajectories(acquired)
     encoded, recon = acquired.encoding.encoded, acquired.encoding.recon
     n_samples = data.shape[2]
     nx, fov_x = encoded.matrix[0], encoded.fov_mm[0]
     cropped = n_wanted(nx, fov_x, recon.fov_mm[0])
-    if n_samples == cropped < nx and all(h.center_sample == n_samples // 2 for h in acquired.heads):
+    if n_samples == cropped < nx and all(_centre(h, cropped) == n_samples // 2 for h in acquired.heads):
         nx, fov_x = cropped, recon.fov_mm[0]  # a gadget upstream has removed the oversampling
     ny = encoded.matrix[1]
     kspace = np.zeros((data.shape[1], ny, nx), np.complex64)
     n_averages = np.zeros((ny, nx), np.int32)
+    n_measured = n_placed = 0
     for readout, row, head in zip(data, acquired.rows, acquired.heads, strict=True):
         first, measured = sample_columns(head, nx)
         if measured.start >= measured.stop:
@@ -70,10 +74,19 @@ def cartesian_grid(acquired: AcquiredFrame, data: np.ndarray) -> Grid:
         values = readout[:, ::-1] if has_flag(head.flags, ismrmrd.ACQ_IS_REVERSE) else readout
         low = max(measured.start, -first)
         high = min(measured.stop, nx - first)
+        n_measured += measured.stop - measured.start
+        n_placed += max(0, high - low)
         if low >= high:
             continue
         kspace[:, row, first + low : first + high] += values[:, low:high]
         n_averages[row, first + low : first + high] += 1
+    if n_measured - n_placed > _MAX_LOST * n_measured:
+        raise DataError(
+            307,
+            f"{n_measured - n_placed} of {n_measured} samples fall outside the grid: readouts have {n_samples}, "
+            f"encodedSpace.matrixSize.x is {nx}.",
+            "Correct the header or center_sample where the file was made.",
+        )
     kspace /= np.maximum(n_averages, 1)
     return Grid(kspace, n_averages, (encoded.fov_mm[1], fov_x), recon.fov_mm[0])
 
@@ -92,16 +105,19 @@ def sample_columns(head: ismrmrd.AcquisitionHeader, nx: int) -> tuple[int, slice
     -------
         Column of sample 0 (may be negative), and the range of samples that were measured.
     """
-    n, centre = head.number_of_samples, head.center_sample
-    # Some senders leave it 0 or put it past the end: then the readout is centred.
-    if centre >= n or (centre == 0 and n == nx):
-        centre = n // 2
+    n, centre = head.number_of_samples, _centre(head, nx)
     pre, post = head.discard_pre, head.discard_post
     if has_flag(head.flags, ismrmrd.ACQ_IS_REVERSE):
         # played backwards: a centre in the middle of an even readout stays in the middle
         centre = n // 2 if centre == n // 2 else n - 1 - centre
         pre, post = post, pre
     return nx // 2 - centre, slice(pre, n - post)
+
+
+def _centre(head: ismrmrd.AcquisitionHeader, nx: int) -> int:
+    """Sample at k = 0. Some senders leave it 0 or put it past the end: then the readout is centred."""
+    n, centre = head.number_of_samples, head.center_sample
+    return int(n // 2 if centre >= n or (centre == 0 and n == nx) else centre)
 
 
 def n_wanted(n: int, fov: float, wanted_fov: float) -> int:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import struct
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from pogmdm_core.errors import DataError, HeaderError, PogmdmError, TransportError
+from pogmdm_core.errors import DataError, HeaderError, TransportError
 
 ACQUISITION, WAVEFORM = 1008, 1026
 _BATCH = 256
@@ -59,13 +60,14 @@ def open_scan(source: str, group: str = "dataset") -> Iterator[Scan]:
         return
     path = Path(source)
     try:
-        with path.open("rb") as file:
-            if file.read(len(_HDF5_MAGIC)) != _HDF5_MAGIC:
-                file.seek(0)
-                yield _stream_scan(file, path.name)
-                return
+        stream = path.open("rb")
     except OSError as error:
         raise DataError(301, f"cannot read {source}: {error.strerror}.", "Check the file name.") from error
+    with stream:
+        if stream.read(len(_HDF5_MAGIC)) != _HDF5_MAGIC:
+            stream.seek(0)
+            yield _stream_scan(stream, path.name)
+            return
     with _hdf5(path) as file:
         yield _hdf5_scan(file, path.name, group.strip("/"))
 
@@ -76,30 +78,25 @@ def clean_header(raw: bytes) -> bytes:
     Raises HeaderError E201 when it is no ISMRMRD header; its text is never repeated, it may name a patient.
     """
     import ismrmrd.xsd as xsd
-    from xsdata.formats.dataclass.parsers import XmlParser
-    from xsdata.formats.dataclass.parsers.config import ParserConfig
 
-    try:
-        parser = XmlParser(config=ParserConfig(fail_on_unknown_properties=False))
-        header = parser.from_bytes(raw.rstrip(b"\0 \r\n\t"), xsd.ismrmrdHeader)
-        return bytes(xsd.ToXML(header).encode("utf-8"))
-    except Exception as error:  # noqa: BLE001 - whatever the parser raises, it is the same finding
-        kind = type(error).__name__
-        raise HeaderError(201, f"the scan's header is not a valid ISMRMRD header ({kind}).") from None
+    from gadget.header import parse
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they quote values
+        return bytes(xsd.ToXML(parse(raw)).encode("utf-8"))
 
 
 @contextmanager
 def _hdf5(path: Path) -> Iterator[Any]:
-    """Open an HDF5 file read-only; what goes wrong inside the block comes out as E301."""
+    """Open an HDF5 file read-only; E301 when it cannot be opened."""
     import h5py
 
     try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except PogmdmError:
-        raise
+        file = h5py.File(path, "r")
     except (OSError, KeyError, RuntimeError) as error:
         raise _unreadable(path.name, error) from error
+    with file:
+        yield file
 
 
 def _unreadable(name: str, error: Exception) -> DataError:

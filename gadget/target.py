@@ -107,7 +107,7 @@ def frames(link: Link, buffer: AcquisitionBuffer) -> Iterator[AcquiredFrame]:
     raise TransportError(
         405,
         f"no acquisitions: the scan ended with no imaging readouts among {counts.total()}.",
-        "Check the sender and its flags with: pogmdm check FILE",
+        "Check the sender and its acquisition flags.",
     )
 
 
@@ -115,7 +115,7 @@ def reconstruct_frame(
     core: Any, prepared: PreparedFrame, prior: Any, settings: GadgetSettings, emitter: Emitter
 ) -> list[ismrmrd.Image]:
     """Images of one frame; on failure the labelled fallback, if the settings ask for it."""
-    from gadget.errors import ComputeError, PogmdmError
+    from gadget.errors import ComputeError, ConfigError, PogmdmError
 
     log, key = logs.get(), prepared.acquired.key
     frame = prepared.frame
@@ -132,7 +132,7 @@ def reconstruct_frame(
         if result.status.value == "diverged":
             raise ComputeError(510, f"{key}: the sampler diverged ({result.detail}).", "Lower sampler.start_level.")
     except (PogmdmError, RuntimeError, MemoryError) as error:  # torch's own are RuntimeErrors
-        if settings.on_failure != "fallback":
+        if settings.on_failure != "fallback" or isinstance(error, ConfigError):  # a typo is no failed computation
             raise
         log.error("%s: %s; sending the fallback image", key, coded(error))
         return emitter.fallback(core.zero_filled(frame), prepared)

@@ -45,6 +45,8 @@ class ExactSocket:
     def __init__(self, raw: socket.socket, idle_timeout_s: float) -> None:
         self.socket = raw
         self.idle_timeout_s = idle_timeout_s
+        # after a message went out in part, whatever follows would be read as the rest of it
+        self._torn = False
         raw.settimeout(idle_timeout_s)
 
     def read(self, n_bytes: int, *, first: bool = False) -> bytes:
@@ -84,15 +86,20 @@ class ExactSocket:
         TransportError
             E407 when the peer does not take the data in `idle_timeout_s`, E409 when it is gone.
         """
+        if self._torn:
+            raise broken(409, "an earlier message went out in part only; nothing can follow it.")
         try:
             self.socket.sendall(data)
         except TimeoutError:
+            self._torn = True
             raise broken(407, f"the receiver took no data for {self.idle_timeout_s:g} s.") from None
         except OSError:
+            self._torn = True
             raise broken(409, "the receiver closed the connection before the images were sent.") from None
 
     def close(self) -> None:
         """Send CLOSE if somebody still listens, and close."""
-        with contextlib.suppress(OSError):
-            self.socket.sendall(struct.pack("<H", CLOSE))
+        if not self._torn:
+            with contextlib.suppress(OSError):
+                self.socket.sendall(struct.pack("<H", CLOSE))
         self.socket.close()

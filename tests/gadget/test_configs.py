@@ -53,7 +53,7 @@ def test_the_settings_named_in_the_comments_exist(name):
     from gadget import settings
 
     named = re.findall(r'<property name="([^"]+)" value="([^"]+)"/>', configs.text_of(name))
-    assert len(named) > 8
+    assert len(named) > 7
     settings.load(properties={key: value for key, value in named if key != "settings"})
     with pytest.raises(ConfigError):
         settings.load(properties={"sampler.n_sample": "3"})
@@ -78,7 +78,7 @@ def test_properties_replace_the_chains_own(tmp_path):
 
 
 def test_default_chain_and_missing_configuration(tmp_path):
-    assert b'value="default"' in configs.gadget_configuration(None, [])
+    assert b'name="preset"' in configs.gadget_configuration(None, [])
     chain = tmp_path / "bare.xml"
     chain.write_text(
         "<configuration><version>2</version><stream><external>"
@@ -125,3 +125,15 @@ def test_install_copies_and_refuses_to_replace(tmp_path):
 def test_unknown_names_list_what_there_is():
     with pytest.raises(ConfigError, match=r"E109 .*pogmdm_cartesian\.xml"):
         configs.text_of("nonsense")
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_preset_in_a_settings_file_is_honoured(name, tmp_path):
+    """The chain's own preset is empty: it must not overrule the file."""
+    from gadget import settings
+
+    file = tmp_path / "mine.yaml"
+    file.write_text("preset: fast\n")
+    raw = configs.gadget_configuration(name, [("settings", str(file))])
+    assert settings.from_xml(parse(raw)).preset == "fast"
+    assert settings.from_xml(parse(configs.gadget_configuration(name, []))).preset == "default"

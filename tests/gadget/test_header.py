@@ -99,3 +99,23 @@ def test_several_encodings_are_resolved_by_reference():
 
 def test_summary_holds_no_patient_data():
     assert CANARY not in read_geometry(Scan().header()).summary()
+
+
+def test_a_bad_patient_field_is_repeated_nowhere(recwarn, capfd):
+    """Numbers and dates that do not parse are warnings that quote the value, unless somebody stops them."""
+    from gadget.replay_input import clean_header
+
+    patient = (
+        b"<subjectInformation><patientName>ZZPATIENTZZ</patientName>"
+        b"<patientWeight_kg>ZZPATIENTZZ</patientWeight_kg>"
+        b"<patientBirthdate>ZZPATIENTZZ</patientBirthdate></subjectInformation>"
+    )
+    raw = Scan().header()
+    at = raw.index(b"<encoding>")
+    raw = raw[:at].replace(b"<subjectInformation/>", b"") + raw[at:]
+    start = raw.index(b">", raw.index(b"<ismrmrdHeader")) + 1
+    spoilt = raw[:start] + patient + raw[start:]
+    read_geometry(spoilt)
+    clean_header(spoilt)
+    assert [str(w.message) for w in recwarn] == []
+    assert "ZZPATIENTZZ" not in "".join(capfd.readouterr())

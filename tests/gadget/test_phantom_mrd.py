@@ -117,3 +117,12 @@ def test_an_existing_file_is_kept_unless_told(tmp_path):
         assert file["dataset"].has_acquisitions()
         assert "truth" not in file
     assert [p.name for p in tmp_path.iterdir()] == ["p.h5"]
+
+
+def test_a_complete_scan_is_never_announced_with_less_acceleration_than_it_has(tmp_path):
+    """Fewer lines than the header's factor promises count as an incomplete scan."""
+    path = tmp_path / "p.h5"
+    write_phantom(path, ScanPlan(shape=(48, 32), n_coils=2, acceleration=2.4))
+    with ismrmrd.File(str(path), "r") as file:
+        encoding = file["dataset"].header.encoding[0]
+    assert encoding.parallelImaging.accelerationFactor.kspace_encoding_step_1 == 3

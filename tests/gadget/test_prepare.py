@@ -45,7 +45,8 @@ def test_oversampling_removal_is_exact():
     assert "NOT_WHITENED" in prepared.warnings
 
 
-def test_oversampling_removed_upstream_is_recognised():
+@pytest.mark.parametrize("centre", ["middle", 0, 500])  # some senders leave it 0 or put it past the end
+def test_oversampling_removed_upstream_is_recognised(centre):
     scan = Scan(noise_std=0, noise_scan=False)
     expected = prepared_of(scan)
     cropped = []
@@ -55,7 +56,8 @@ def test_oversampling_removed_upstream_is_recognised():
         line = line[:, start : start + scan.nx]
         data = np.fft.fftshift(np.fft.fft(np.fft.ifftshift(line, axes=1), norm="ortho"), axes=1)
         head = acq.getHead()
-        head.number_of_samples, head.center_sample = scan.nx, scan.nx // 2
+        head.number_of_samples = scan.nx
+        head.center_sample = scan.nx // 2 if centre == "middle" else centre
         cropped.append(ismrmrd.Acquisition(head, data=data.astype(np.complex64)))
     found = prepared_of(scan, cropped)
     np.testing.assert_allclose(found.frame.kspace, expected.frame.kspace, atol=1e-4)
@@ -230,3 +232,15 @@ def test_spokes_under_a_cartesian_header_are_refused():
         acquisitions.append(ismrmrd.Acquisition(head, data=acq.data, trajectory=traj))
     with pytest.raises(DataError, match="E320 .*not lines along kx"):
         prepared_of(scan, acquisitions)
+
+
+def test_readouts_wider_than_the_grid_are_refused():
+    scan = Scan(noise_std=0, noise_scan=False)
+    wide = []
+    for acq in scan.acquisitions():
+        data = np.concatenate([acq.data, acq.data], axis=1)
+        head = acq.getHead()
+        head.number_of_samples, head.center_sample = data.shape[1], data.shape[1] // 2
+        wide.append(ismrmrd.Acquisition(head, data=data))
+    with pytest.raises(DataError, match=f"E307.*matrixSize.x is {scan.nx_encoded}"):
+        prepared_of(scan, wide)

@@ -164,7 +164,7 @@ def drop_data(file):
     ("change", "group", "error", "message"),
     [
         (drop_header, "dataset", errors.HeaderError, "E201 .*no header"),
-        (empty_header, "dataset", errors.HeaderError, "E201 .*not a valid ISMRMRD header"),
+        (empty_header, "dataset", errors.HeaderError, "E201 .*not ISMRMRD XML"),
         (drop_data, "dataset", errors.DataError, "E304 .*no acquisitions"),
         (lambda file: None, "other", errors.DataError, "E301 .*no group 'other'; it has: dataset"),
     ],
@@ -241,3 +241,11 @@ def test_error_lines_become_errors_of_their_family(text, kind, shown):
     error = error_from_text(text)
     assert type(error) is kind
     assert str(error) == shown
+
+
+def test_the_scan_itself_is_never_the_output(scan_file, tmp_path):
+    path = tmp_path / "scan.h5"
+    path.write_bytes(scan_file.read_bytes())
+    with pytest.raises(errors.OutputError, match="E603 .*the scan itself"):
+        replay(Job(source=str(path), output=path, overwrite=True))
+    assert path.read_bytes() == scan_file.read_bytes()

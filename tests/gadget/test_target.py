@@ -194,6 +194,13 @@ def test_failed_computation_is_an_error_or_a_labelled_fallback(run, fault, text,
     assert "sending the fallback image" in caplog.text
 
 
+def test_wrong_settings_have_no_fallback(run):
+    def refuse(*_, **__):
+        raise ConfigError(127, "too high.")
+
+    failed(run(reconstruct=refuse, config=configuration(on_failure="fallback")), ConfigError, "E127")
+
+
 def test_bad_weights_have_no_fallback(run):
     failed(run(config=configuration(prior="no", on_failure="fallback")), ConfigError, "E120")
 

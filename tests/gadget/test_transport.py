@@ -220,9 +220,24 @@ def test_a_receiver_that_takes_nothing_is_given_up():
         link = Link(connection, idle_timeout_s=0.3)
         with pytest.raises(TransportError, match="E407"):
             link.send(RawMessage(b"x" * 10_000_000))
+        # the message went out in part: neither ERROR nor CLOSE may be read as the rest of its pixels
+        link.fail("E407", quiet_s=0.1)
+    received = bytearray()
+    while chunk := ours.recv(1 << 20):
+        received += chunk
+    ours.close()
+    assert set(received) == {ord("x")}
+
+
+def test_a_receiver_that_is_gone_is_told_apart():
+    ours, theirs = socket.socketpair()
+    for part in handshake():
+        ours.sendall(part)
+    with Connection(theirs) as connection:
+        link = Link(connection, idle_timeout_s=0.3)
         ours.close()
         with pytest.raises(TransportError, match="E409"):
-            link.send(RawMessage(b"x"))
+            link.send(RawMessage(b"x" * 10_000_000))
 
 
 def test_an_image_is_one_write():
