@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import ismrmrd
 
@@ -20,6 +21,7 @@ _FOREIGN_CALIBRATION = ("separate", "external")
 _LATE_SHARE = 0.25
 
 _FIRST_FLAGS = (ismrmrd.ACQ_FIRST_IN_SLICE, ismrmrd.ACQ_FIRST_IN_REPETITION)
+_LAST_FLAGS = (ismrmrd.ACQ_LAST_IN_SLICE, ismrmrd.ACQ_LAST_IN_REPETITION, ismrmrd.ACQ_LAST_IN_MEASUREMENT)
 
 
 class AcquisitionBuffer:
@@ -53,6 +55,7 @@ class AcquisitionBuffer:
         self._groups: dict[FrameKey, list[ismrmrd.Acquisition]] = {}
         self._closed: dict[FrameKey, int] = {}
         self._bytes = 0
+        self._has_flags = False
 
     def add(self, acq: ismrmrd.Acquisition) -> list[AcquiredFrame]:
         """Take one readout; return the frames it completes, oldest first.
@@ -70,10 +73,11 @@ class AcquisitionBuffer:
             return []
         head = acq.getHead()
         key = FrameKey.of(head)
+        self._has_flags = self._has_flags or _has_any(acq, (*_FIRST_FLAGS, *_LAST_FLAGS))
         done: list[FrameKey] = []
         if self._belongs_to_image(kind, key):
             if self.trigger == "auto" and key not in self._groups:
-                done += [other for other in self._groups if self._has_all_lines(other)]
+                done += [other for other in self._groups if not self._waits(other) and self._has_all_lines(other)]
             self._count_bytes(acq)
             self._groups.setdefault(key, []).append(acq)
         # flags count on skipped readouts too: the last of a scan may be a navigator
@@ -86,7 +90,11 @@ class AcquisitionBuffer:
             logs.get().warning(
                 "%d frame(s) ended with the scan, without a flag that says they are complete", len(self._groups)
             )
-        return self._close(list(self._groups))
+        return self._close_at_end(list(self._groups))
+
+    def complete(self) -> list[AcquiredFrame]:
+        """Complete the frames that have all their lines; called when the stream breaks off."""
+        return self._close_at_end([key for key in self._groups if self._has_all_lines(key)])
 
     def _belongs_to_image(self, kind: Kind, key: FrameKey) -> bool:
         if kind is Kind.CALIBRATION:
@@ -108,17 +116,26 @@ class AcquisitionBuffer:
         return []
 
     def _has_all_lines(self, key: FrameKey) -> bool:
-        """Whether a frame without flags can be complete: every regular line of every average is there."""
-        group = self._groups[key]
-        if any(has_flag(acq.flags, flag) for acq in group for flag in _FIRST_FLAGS):
-            return False  # this source sets flags, so wait for its LAST
+        """Whether every regular line of every average is there."""
         encoding = self.geometry.encoding(key.encoding)
         lines = {
             (acq.idx.kspace_encode_step_1, acq.idx.average)
-            for acq in group
+            for acq in self._groups[key]
             if classify(acq.flags) is not Kind.CALIBRATION
         }
         return len(lines) >= encoding.expected_rows * (encoding.last.get("average", 0) + 1)
+
+    def _waits(self, key: FrameKey) -> bool:
+        """Whether this frame's source sets flags, so that its LAST will come."""
+        return any(_has_any(acq, _FIRST_FLAGS) for acq in self._groups[key])
+
+    def _close_at_end(self, keys: list[FrameKey]) -> list[AcquiredFrame]:
+        """Close frames that no flag closed, and say so where the source sets flags."""
+        cut = {key for key in keys if self._has_flags and not any(_has_any(a, _LAST_FLAGS) for a in self._groups[key])}
+        return [
+            replace(frame, warnings=(*frame.warnings, "NO_LAST_FLAG")) if frame.key in cut else frame
+            for frame in self._close(keys)
+        ]
 
     def _close(self, keys: list[FrameKey]) -> list[AcquiredFrame]:
         frames = []
@@ -141,6 +158,10 @@ class AcquisitionBuffer:
                 f"{self.max_bytes}.",
                 "Set trigger=slice or repetition, or raise the limit.",
             )
+
+
+def _has_any(acq: ismrmrd.Acquisition, flags: tuple[int, ...]) -> bool:
+    return any(has_flag(acq.flags, flag) for flag in flags)
 
 
 def _n_bytes(acq: ismrmrd.Acquisition) -> int:

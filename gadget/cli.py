@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(args.run(args))
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; nothing was written\n")
+        sys.stderr.write("interrupted\n")
         return _INTERRUPTED
     except BrokenPipeError:
         # The reader of our output (head, less) went away: no error, and no traceback at exit either.
@@ -120,6 +120,10 @@ def _run_run(args: argparse.Namespace) -> int:
         out_group=args.out_group.strip("/"),
         overwrite=args.overwrite,
     )
+    if args.png is not None:
+        from gadget.preview import make_folder
+
+        make_folder(args.png)  # before the work that would be lost
     display = ProgressDisplay()
     outcome = replay(job, display, args.debug)
     series = ", ".join(f"image_{number} x {count}" for number, count in outcome.series.items())

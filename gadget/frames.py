@@ -89,13 +89,21 @@ def assemble(
     Raises
     ------
     DataError
-        E303 over 5 % of the readouts lie outside the matrix, E305 none has a usable shape, E330 over
-        1 % hold NaN or infinite samples.
+        E303 over 5 % of the readouts lie outside the matrix, E305 most have no samples or not the shape
+        of the others, E330 over 1 % hold NaN or infinite samples.
     """
     total = len(readouts)
     kept = _one_shape(readouts, n_channels)
     if not kept:
         raise DataError(305, f"{key}: none of its {total} readouts has samples.", "Check the converter.")
+    if len(kept) < total - len(kept):
+        n_coils, n_samples = kept[0].data.shape
+        raise DataError(
+            305,
+            f"{key}: only {len(kept)} of {total} readouts have {n_coils} channels of {n_samples} samples "
+            f"(receiverChannels: {n_channels or 'not stated'}).",
+            "Check receiverChannels and the converter.",
+        )
     warnings = ["MIXED_SHAPES"] if len(kept) < total else []
 
     finite = [acq for acq in kept if np.isfinite(acq.data).all()]

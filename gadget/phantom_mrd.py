@@ -209,6 +209,7 @@ def _header(plan: ScanPlan) -> Any:
         return xsd.limitType(minimum=0, maximum=maximum, center=centre)
 
     n_read = OVERSAMPLING * nx
+    n_lines = len(sampled_lines(ny, plan.acceleration, plan.seed)[0])
     zero = {name: limit(0) for name in ("average", "contrast", "phase", "repetition", "set", "segment")}
     limits = xsd.encodingLimitsType(
         kspace_encoding_step_0=limit(n_read - 1, n_read // 2),
@@ -224,7 +225,9 @@ def _header(plan: ScanPlan) -> Any:
         trajectory=xsd.trajectoryType.CARTESIAN,
         parallelImaging=xsd.parallelImagingType(
             accelerationFactor=xsd.accelerationFactorType(
-                kspace_encoding_step_1=max(1, math.ceil(plan.acceleration)), kspace_encoding_step_2=1
+                # rounded up: a reader must not expect more lines than there are
+                kspace_encoding_step_1=math.ceil(ny / n_lines),
+                kspace_encoding_step_2=1,
             ),
             calibrationMode=xsd.calibrationModeType.EMBEDDED if plan.acceleration > 1 else None,
         ),

@@ -6,7 +6,7 @@ The seam for other trajectories is `gadget.prepare.prepare`: what is not on a gr
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import ismrmrd
 import numpy as np
@@ -32,12 +32,15 @@ class Grid:
         Field of view `(y, x)`, mm.
     wanted_fov_x_mm
         Field of view along the readout that the header wants.
+    warnings
+        Short upper-case words.
     """
 
     kspace: np.ndarray
     n_averages: np.ndarray
     fov_mm: tuple[float, float]
     wanted_fov_x_mm: float
+    warnings: tuple[str, ...] = ()
 
 
 def cartesian_grid(acquired: AcquiredFrame, data: np.ndarray) -> Grid:
@@ -88,7 +91,8 @@ def cartesian_grid(acquired: AcquiredFrame, data: np.ndarray) -> Grid:
             "Correct the header or center_sample where the file was made.",
         )
     kspace /= np.maximum(n_averages, 1)
-    return Grid(kspace, n_averages, (encoded.fov_mm[1], fov_x), recon.fov_mm[0])
+    warnings = ("OUTSIDE_READOUT",) if n_placed < n_measured else ()
+    return Grid(kspace, n_averages, (encoded.fov_mm[1], fov_x), recon.fov_mm[0], warnings)
 
 
 def sample_columns(head: ismrmrd.AcquisitionHeader, nx: int) -> tuple[int, slice]:
@@ -138,11 +142,11 @@ def remove_oversampling(grid: Grid) -> Grid:
         return grid
     start = nx // 2 - keep // 2
     lines = _centred(np.fft.ifft, grid.kspace)[..., start : start + keep]
-    return Grid(
+    return replace(
+        grid,
         kspace=_centred(np.fft.fft, lines).astype(np.complex64),
         n_averages=n_averages[:, start : start + keep],
         fov_mm=(grid.fov_mm[0], grid.fov_mm[1] * keep / nx),
-        wanted_fov_x_mm=grid.wanted_fov_x_mm,
     )
 
 

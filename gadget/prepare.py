@@ -66,7 +66,7 @@ def prepare(acquired: AcquiredFrame, whitener: Whitener | None, settings: Gadget
     Raises
     ------
     DataError
-        E320 a trajectory that is not supported, E331 no sample falls on the grid.
+        E307 samples outside the grid, E320 a trajectory that is not supported, E331 no sample falls on the grid.
     """
     import torch
 
@@ -84,6 +84,7 @@ def prepare(acquired: AcquiredFrame, whitener: Whitener | None, settings: Gadget
         warnings.append("NOT_WHITENED")
 
     grid = remove_oversampling(cartesian_grid(acquired, data))
+    warnings += grid.warnings
     kspace, mask = grid.kspace, grid.n_averages > 0
     if noise_std is not None and mask.any():
         # the core knows one noise level: that of the typical sample

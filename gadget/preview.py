@@ -38,19 +38,31 @@ def write_previews(source: Path, folder: Path, group: str = "dataset") -> list[P
     """
     import h5py
 
+    make_folder(folder)
     pictures = []
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         with h5py.File(source, "r") as file:
             series = file.get(group, {})
             for name in sorted(series, key=_series_number):
                 if "header" in series[name] and series[name]["data"].dtype.kind in "fui":
                     pictures.append(_write_series(series[name], name, folder / f"{name}.png"))
     except OSError as error:
-        raise OutputError(601, f"cannot write previews to {folder}: {error.strerror or error}.") from error
+        raise _not_writable(folder, error) from error
     if not pictures:
         raise OutputError(606, f"{source.name} has no real-valued image series in the group {group!r}.")
     return pictures
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of the previews where it is missing; OutputError E601 when that is not possible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _not_writable(folder, error) from error
+
+
+def _not_writable(folder: Path, error: OSError) -> OutputError:
+    return OutputError(601, f"cannot write previews to {folder}: {error.strerror or error}.")
 
 
 def montage(slices: np.ndarray) -> np.ndarray:

@@ -89,9 +89,9 @@ def replay(job: Job, display: ProgressDisplay | None = None, debug: bool = False
     """
     display = display or ProgressDisplay()
     start = time.monotonic()
-    refuse_existing(job.output, job.overwrite)
     if job.output.exists() and Path(job.source).exists() and job.output.samefile(job.source):
         raise OutputError(603, f"{job.output} is the scan itself.", "Choose another name.")
+    refuse_existing(job.output, job.overwrite)
     config = gadget_configuration(job.chain, job.properties)
     try:
         with (

@@ -69,7 +69,11 @@ def open_scan(source: str, group: str = "dataset") -> Iterator[Scan]:
             yield _stream_scan(stream, path.name)
             return
     with _hdf5(path) as file:
-        yield _hdf5_scan(file, path.name, group.strip("/"))
+        try:
+            scan = _hdf5_scan(file, path.name, group.strip("/"))
+        except (OSError, KeyError, RuntimeError) as error:
+            raise _unreadable(path.name, error) from error
+        yield scan
 
 
 def clean_header(raw: bytes) -> bytes:

@@ -81,19 +81,29 @@ def reconstruct_scan(link: Link, connection: Any) -> None:
 
 
 def frames(link: Link, buffer: AcquisitionBuffer) -> Iterator[AcquiredFrame]:
-    """Complete frames as the stream brings them; images that enter go straight back."""
+    """Complete frames as the stream brings them; images that enter go straight back.
+
+    When the stream ends without CLOSE, frames that have all their lines still come before the error (E401).
+    """
     from gadget.classify import Kind
     from gadget.errors import TransportError
 
     n_frames = n_passed = 0
-    for item in link.messages():
-        if isinstance(item, RawMessage):
-            link.send(item)
-            n_passed += 1
-            continue
-        for frame in buffer.add(item):
-            n_frames += 1
-            yield frame
+    try:
+        for item in link.messages():
+            if isinstance(item, RawMessage):
+                link.send(item)
+                n_passed += 1
+                continue
+            for frame in buffer.add(item):
+                n_frames += 1
+                yield frame
+    except TransportError as error:
+        if error.code != 401:
+            raise
+        logs.get().warning("%s; frames that have all their lines are reconstructed", error)
+        yield from buffer.complete()
+        raise
     for frame in buffer.flush():
         n_frames += 1
         yield frame

@@ -217,3 +217,42 @@ def test_buffer_is_bounded():
 
 def test_key_names_what_is_not_zero():
     assert str(FrameKey(0, 2, 0, 0, 3, 0)) == "slice 2 repetition 3"
+
+
+def test_a_minority_of_usable_readouts_is_refused():
+    scan = Scan()
+    acquisitions = scan.acquisitions()
+    for i in range(1, 22):  # 21 of 40 have one channel, not the four of the header
+        acquisitions[i] = ismrmrd.Acquisition(_with_channels(acquisitions[i], 1), data=acquisitions[i].data[:1].copy())
+    with pytest.raises(DataError, match="E305 slice 0: only 19 of 40 readouts have 4 channels of 96 samples"):
+        feed(scan, acquisitions)
+    acquisitions[1] = scan.acquisitions()[1]
+    _, out = feed(scan, acquisitions)
+    assert len(out[0][1].rows) == 20
+    assert "MIXED_SHAPES" in out[0][1].warnings
+
+
+def _with_channels(acq, n_channels):
+    head = acq.getHead()
+    head.active_channels = n_channels
+    return head
+
+
+@pytest.mark.parametrize(
+    ("flags", "cut"),
+    [
+        ({"last_flags": False}, True),
+        ({"last_flags": False, "first_flags": False}, False),
+        ({}, False),
+    ],
+)
+def test_a_frame_without_its_last_flag_is_marked_where_the_source_sets_flags(flags, cut):
+    scan = Scan(**flags)
+    _, out = feed(scan)
+    assert ("NO_LAST_FLAG" in out[0][1].warnings) == cut
+
+
+def test_only_the_frame_that_was_cut_is_marked():
+    scan = Scan(n_slices=2, first_flags=False)
+    _, out = feed(scan, scan.acquisitions()[:-1])
+    assert ["NO_LAST_FLAG" in f.warnings for _, f in out] == [False, True]

@@ -166,3 +166,19 @@ def test_phantom_to_images_with_the_real_gadget(capsys, tmp_path):
     assert capsys.readouterr().out == ""
     assert cli.main(["run", str(scan), "-o", str(tmp_path / "x.h5"), "--set", "sampler.n_sample=2"]) == 2
     assert not (tmp_path / "x.h5").exists()
+
+
+def test_a_folder_of_previews_that_cannot_be_made_is_told_before_the_work(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("gadget.replay.replay", lambda *_: pytest.fail("the reconstruction was started"))
+    (tmp_path / "file").write_text("")
+    argv = ["run", "x.h5", "-o", tmp_path / "out.h5", "--png", tmp_path / "file" / "png"]
+    fails_with(capsys, argv, 6, "E601 cannot write previews to ")
+
+
+def test_an_interrupt_is_told_in_one_word(capsys, monkeypatch, tmp_path):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gadget.replay.replay", interrupt)
+    assert cli.main(["run", "x.h5", "-o", str(tmp_path / "out.h5")]) == 130
+    assert capsys.readouterr().err == "interrupted\n"

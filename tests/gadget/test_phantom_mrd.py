@@ -2,6 +2,7 @@ import ismrmrd
 import numpy as np
 import pytest
 
+from gadget.header import read_geometry
 from gadget.phantom_mrd import N_NOISE_READOUTS, ScanPlan, sampled_lines, write_phantom
 from pogmdm_core.errors import ConfigError, OutputError
 
@@ -126,3 +127,13 @@ def test_a_complete_scan_is_never_announced_with_less_acceleration_than_it_has(t
     with ismrmrd.File(str(path), "r") as file:
         encoding = file["dataset"].header.encoding[0]
     assert encoding.parallelImaging.accelerationFactor.kspace_encoding_step_1 == 3
+
+
+@pytest.mark.parametrize(("ny", "acceleration"), [(256, 2.5), (256, 3), (50, 4), (16, 10)])
+def test_the_header_expects_no_more_lines_than_there_are(tmp_path, ny, acceleration):
+    path = tmp_path / "p.h5"
+    write_phantom(path, ScanPlan(shape=(ny, 16), n_coils=1, acceleration=acceleration, noise=0))
+    with ismrmrd.File(str(path), "r") as file:
+        encoding = read_geometry(file["dataset"].header).encodings[0]
+        n_lines = len(file["dataset"].acquisitions[:])
+    assert encoding.expected_rows <= n_lines

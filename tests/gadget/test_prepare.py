@@ -244,3 +244,16 @@ def test_readouts_wider_than_the_grid_are_refused():
         wide.append(ismrmrd.Acquisition(head, data=data))
     with pytest.raises(DataError, match=f"E307.*matrixSize.x is {scan.nx_encoded}"):
         prepared_of(scan, wide)
+
+
+def test_a_few_samples_outside_the_grid_are_a_warning():
+    scan = Scan(noise_std=0, noise_scan=False, oversampling=1)
+    acquisitions = scan.acquisitions()
+    assert "OUTSIDE_READOUT" not in prepared_of(scan, acquisitions).warnings
+    for acq in acquisitions:
+        acq.center_sample -= 2  # 2 of 48
+    assert "OUTSIDE_READOUT" in prepared_of(scan, acquisitions).warnings
+    oversampled = Scan(noise_std=0, noise_scan=False)
+    acquisitions = oversampled.acquisitions()
+    acquisitions[0].center_sample -= 2
+    assert "OUTSIDE_READOUT" in prepared_of(oversampled, acquisitions).warnings

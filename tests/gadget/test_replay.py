@@ -189,6 +189,15 @@ def test_files_that_are_no_scans_are_refused(tmp_path, content):
         pass
 
 
+def test_a_damaged_file_is_an_input_error_and_the_callers_errors_are_not(tmp_path, scan_file):
+    path = tmp_path / "scan.h5"
+    path.write_bytes(scan_file.read_bytes().replace(b"GCOL", b"XXXX"))  # the header's text is in such a heap
+    with pytest.raises(errors.DataError, match="E301"), open_scan(str(path)):
+        pass
+    with pytest.raises(RuntimeError, match="mine"), open_scan(str(scan_file)):
+        raise RuntimeError("mine")
+
+
 def test_header_is_cleaned_as_the_server_does(tmp_path, scan_file):
     path = tmp_path / "scan.h5"
     path.write_bytes(scan_file.read_bytes())

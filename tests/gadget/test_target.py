@@ -231,3 +231,12 @@ def test_prior_is_loaded_by_its_setting(run):
 
     run(load_prior=loader, config=configuration(prior="other"))
     assert names == ["other"]
+
+
+def test_complete_frames_are_sent_before_a_broken_end(run):
+    scan = Scan(n_slices=2, interleave=True, last_flags=False)
+    acquisitions = scan.acquisitions()
+    outcome = run(parts=stream(scan.header(), acquisitions[:-1], close=False), hang_up=True)
+    assert [i.slice for i in outcome.images] == [0, 0]  # slice 1 lacks a line
+    assert "NO_LAST_FLAG" in outcome.images[0].meta["POGMDM_Warnings"]
+    failed(outcome, TransportError, "E401")
