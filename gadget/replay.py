@@ -19,13 +19,14 @@ from typing import Any
 from gadget.atomic import complete_file, refuse_existing
 from gadget.configs import gadget_configuration
 from gadget.replay_child import GadgetProcess
-from gadget.replay_input import ACQUISITION, WAVEFORM, Scan, open_scan
+from gadget.replay_input import Scan, open_scan
 from gadget.replay_output import ImageFile
 from gadget.replay_progress import ProgressDisplay
+from gadget.wire import ACQUISITION, CLOSE, ERROR, IMAGE, TEXT, WAVEFORM
 from pogmdm_core import errors
 from pogmdm_core.errors import ComputeError, OutputError, PogmdmError, TransportError
 
-_CONFIG, _HEADER, _CLOSE, _TEXT, _ERROR, _IMAGE = 2, 3, 4, 5, 8, 1022
+_CONFIG, _HEADER = 2, 3
 _CONNECT_S = 60.0
 _EXIT_S = 60.0
 _MAX_TEXT = 1 << 20
@@ -185,7 +186,7 @@ class _Sender(threading.Thread):
         for ident, text in ((_CONFIG, self._config), (_HEADER, self._scan.header)):
             yield struct.pack("<HI", ident, len(text)) + text
         yield from self._scan.messages
-        yield struct.pack("<H", _CLOSE)
+        yield struct.pack("<H", CLOSE)
 
     def _shut_down(self) -> None:
         try:
@@ -213,14 +214,14 @@ def _receive(connection: socket.socket, images: ImageFile, display: ProgressDisp
     failure: PogmdmError | None = None
     while True:
         (ident,) = struct.unpack("<H", read(2))
-        if ident == _CLOSE:
+        if ident == CLOSE:
             return failure
-        if ident == _IMAGE:
+        if ident == IMAGE:
             images.append(ismrmrd.Image.deserialize_from(read))
-        elif ident == _ERROR:
+        elif ident == ERROR:
             (length,) = struct.unpack("<Q", read(8))
             failure = error_from_text(read(min(length, _MAX_TEXT)).decode("utf-8", "replace"))
-        elif ident == _TEXT:
+        elif ident == TEXT:
             (length,) = struct.unpack("<I", read(4))
             display.log(read(min(length, _MAX_TEXT)).decode("utf-8", "replace"))
         elif ident == ACQUISITION:

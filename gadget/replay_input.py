@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from gadget.wire import ACQUISITION, WAVEFORM
 from pogmdm_core.errors import DataError, HeaderError, TransportError
 
-ACQUISITION, WAVEFORM = 1008, 1026
 _BATCH = 256
 _MAX_MESSAGE = 1 << 30
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"

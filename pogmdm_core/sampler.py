@@ -65,6 +65,17 @@ class SampleNoise:
         return torch.view_as_complex(torch.stack(parts))
 
 
+@dataclass(frozen=True)
+class _Task:
+    """What stays the same from step to step."""
+
+    model: EncodingModel
+    prior: Prior
+    noise: SampleNoise
+    noise_level: float
+    settings: SamplerSettings
+
+
 def sample(
     model: EncodingModel,
     prior: Prior,
@@ -106,12 +117,11 @@ def sample(
         An image is no longer finite or has left the range of images.
     """
     levels = geometric_levels(settings.start_level, settings.end_level or level_for(noise_level), settings.n_steps)
-    noise = SampleNoise(settings.seed, samples, start.device)
-    shape = model.fourier.shape
-    state = SamplerState(start + levels[0] * noise.draw(shape), csm.unsqueeze(0))
+    task = _Task(model, prior, SampleNoise(settings.seed, samples, start.device), noise_level, settings)
+    state = SamplerState(start + levels[0] * task.noise.draw(model.fourier.shape), csm.unsqueeze(0))
     advance = _STEPS[settings.method]
     for step in range(settings.n_steps):
-        advance(state, model, prior, (levels[step], levels[step + 1]), noise, noise_level, settings)
+        advance(state, task, levels[step], levels[step + 1])
         if coils.update_every and (step + 1) % coils.update_every == 0:
             update_coils(state, model, coils.smoothness, coils.boundary)
         if not bool((torch.view_as_real(state.x).abs().amax() < _DIVERGED).all()):
@@ -120,31 +130,26 @@ def sample(
             report(step + 1, settings.n_steps)
         if should_stop is not None and should_stop():
             return None
-    if settings.method != "langevin":  # whose states are samples of the posterior themselves
-        state.x = prior.denoise(state.x, levels[-1])
     if settings.method == "renoise":
-        state.x = data_step(state.x, state.csm, model, levels[-1], noise_level, settings.cg_steps)
-    return state
+        state.x = _clean(state, task, levels[-1])
+    elif settings.method == "paper":
+        state.x = prior.denoise(state.x, levels[-1])
+    return state  # langevin's states are samples of the posterior themselves
 
 
-def _renoise_step(
-    state: SamplerState,
-    model: EncodingModel,
-    prior: Prior,
-    levels: tuple[float, float],
-    noise: SampleNoise,
-    noise_level: float,
-    settings: SamplerSettings,
-) -> None:
+def _renoise_step(state: SamplerState, task: _Task, level: float, next_level: float) -> None:
     """Denoise, make the estimate consistent with the data, add fresh noise of the next level.
 
     Fast and accurate in the mean, but no exact posterior sampler: it passes conditional means on, so
     its spread is smaller than the posterior's. `_langevin_step` is the honest one.
     """
-    level, next_level = levels
-    clean = prior.denoise(state.x, level)
-    clean = data_step(clean, state.csm, model, level, noise_level, settings.cg_steps)
-    state.x = clean + next_level * noise.draw(model.fourier.shape)
+    state.x = _clean(state, task, level) + next_level * task.noise.draw(task.model.fourier.shape)
+
+
+def _clean(state: SamplerState, task: _Task, level: float) -> torch.Tensor:
+    """Denoise at a level, then make consistent with the data."""
+    denoised = task.prior.denoise(state.x, level)
+    return data_step(denoised, state.csm, task.model, level, task.noise_level, task.settings.cg_steps)
 
 
 def data_step(
@@ -160,49 +165,37 @@ def data_step(
     return conjugate_gradient(lambda u: weight * operator.normal(u) + u, right, x, n_steps)
 
 
-def _langevin_step(
-    state: SamplerState,
-    model: EncodingModel,
-    prior: Prior,
-    levels: tuple[float, float],
-    noise: SampleNoise,
-    noise_level: float,
-    settings: SamplerSettings,
-) -> None:
+def _langevin_step(state: SamplerState, task: _Task, level: float, next_level: float) -> None:
     """One unadjusted Langevin step on the posterior at the next level, preconditioned by P.
 
     P = (A^H A / eta^2 + I / level^2)^-1 bounds the inverse curvature of the log posterior. Noise of
     covariance P comes from the same linear system as the step: its right side gets noise of
     covariance P^-1.
     """
-    operator, shape, level = model.for_image(state.csm), model.fourier.shape, levels[1]
-    weight, damping = noise_level**-2, level**-2
-    gradient = prior.score(state.x, level) - weight * (operator.normal(state.x) - operator.combine(model.adjoint_data))
+    del level  # the step is taken on the posterior at the next one
+    model, noise = task.model, task.noise
+    operator, shape = model.for_image(state.csm), model.fourier.shape
+    weight, damping = task.noise_level**-2, next_level**-2
+    gradient = task.prior.score(state.x, next_level) - weight * (
+        operator.normal(state.x) - operator.combine(model.adjoint_data)
+    )
     in_data = operator.adjoint(noise.draw((model.adjoint_data.shape[0], *shape)))
     fresh = weight**0.5 * in_data + damping**0.5 * noise.draw(shape)
-    step = settings.langevin_step
+    step = task.settings.langevin_step
     right = step * gradient + (2 * step) ** 0.5 * fresh
 
     def inverse(u: torch.Tensor) -> torch.Tensor:
         return weight * operator.normal(u) + damping * u
 
-    state.x = state.x + conjugate_gradient(inverse, right, right / (weight + damping), settings.cg_steps)
+    state.x = state.x + conjugate_gradient(inverse, right, right / (weight + damping), task.settings.cg_steps)
 
 
-def _paper_step(
-    state: SamplerState,
-    model: EncodingModel,
-    prior: Prior,
-    levels: tuple[float, float],
-    noise: SampleNoise,
-    noise_level: float,
-    settings: SamplerSettings,
-) -> None:
+def _paper_step(state: SamplerState, task: _Task, level: float, next_level: float) -> None:
     """One level of Algorithm 1: predictor, data step, corrector(s), each followed by a data step."""
-    level, next_level = levels
+    model, prior, noise, settings = task.model, task.prior, task.noise, task.settings
     shape = model.fourier.shape
     drop = level**2 - next_level**2
-    annealed = next_level**2 / (next_level**2 + noise_level**2)
+    annealed = next_level**2 / (next_level**2 + task.noise_level**2)
     data_step_size = (annealed if settings.likelihood == "annealed" else 1.0) / model.fourier.norm
 
     def descend() -> None:

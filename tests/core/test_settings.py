@@ -49,6 +49,7 @@ def test_unknown_names(values):
         {"cg_steps": 0},
         {"map_tolerance": 1},
         {"seed": -1},
+        {"seed": 2**43},
         {"start_level": float("nan")},
         {"start_level": float("inf")},
         {"map_level": float("nan")},

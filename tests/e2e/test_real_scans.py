@@ -10,6 +10,7 @@ import ismrmrd
 import numpy as np
 import pytest
 
+from benchmarks import real_data
 from gadget.cli import main
 
 DATA = Path(os.environ.get("POGMDM_DATA", Path(__file__).parents[2].parent / "shared" / "data")) / "mrd"
@@ -39,7 +40,6 @@ def replay(name: str, output: Path, settings: list[str]) -> dict[int, ismrmrd.Im
 
 @pytest.mark.parametrize("name", SCANS)
 def test_image_and_std_of_a_recorded_scan(name, tmp_path):
-    real_data = pytest.importorskip("benchmarks.real_data")
     images = replay(name, tmp_path / "out.h5", QUICK)
     for image in images.values():
         assert image.data.shape == (1, 1, *SCANS[name])
@@ -65,7 +65,6 @@ def test_image_and_std_of_a_recorded_scan(name, tmp_path):
 @pytest.mark.parametrize(("name", "bart"), [("pulseq_brain16", 29.11), ("espirit_brain8", 32.10)])
 def test_quality_on_brains(name, bart, tmp_path):
     """At least 6 dB over zero-filling and above BART 0.8 nlinv at its best Newton step (figures measured once)."""
-    real_data = pytest.importorskip("benchmarks.real_data")
     image = replay(f"{name}_R4", tmp_path / "out.h5", ["preset=fast"])[1].data[0, 0]
     reference = real_data.read_reference(DATA / f"{name}_full.h5")
     frame = real_data.read_frame(DATA / f"{name}_R4.h5")
@@ -79,7 +78,6 @@ def test_quality_on_brains(name, bart, tmp_path):
 @pytest.mark.skipif(shutil.which("bart") is None, reason="BART is not installed")
 @pytest.mark.parametrize("name", ["pulseq_brain16", "espirit_brain8"])
 def test_figures_of_bart_still_hold(name):
-    real_data = pytest.importorskip("benchmarks.real_data")
     reference = real_data.read_reference(DATA / f"{name}_full.h5")
     frame = real_data.read_frame(DATA / f"{name}_R4.h5")
     best = max(real_data.metrics(real_data.nlinv(frame, n), reference)[0] for n in range(6, 13))
