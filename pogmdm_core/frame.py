@@ -14,6 +14,8 @@ import torch
 
 from pogmdm_core import checks
 
+GAUSSIAN_FACTORS: Mapping[float, float] = {0.5: 0.6745, 0.8: 1.2816, 0.95: 1.9600}
+
 
 @dataclass(frozen=True)
 class KSpaceFrame:
@@ -132,6 +134,11 @@ class ReconResult:
         Intensity that corresponds to 1 inside the prior.
     n_samples, n_steps
         Finished posterior samples and noise levels visited by each.
+    interval_factors
+        Half-width of the 50, 80 and 95 % interval of a pixel, in units of `std`; the Gaussian ones unless
+        the uncertainty method brings measured ones.
+    uncertainty
+        What the uncertainty method measured on the way, e.g. the scales it combined.
     warnings
         Short upper-case words, e.g. ``NO_SIGNAL``.
     seconds
@@ -154,5 +161,7 @@ class ReconResult:
     scale: float = 1.0
     n_samples: int = 0
     n_steps: int = 0
+    interval_factors: Mapping[float, float] = field(default_factory=lambda: GAUSSIAN_FACTORS)
+    uncertainty: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)

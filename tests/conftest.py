@@ -7,6 +7,7 @@ from pathlib import Path
 import ismrmrd  # noqa: F401 - first: importing it resets the warnings filter, a lazy import inside a test would too
 import pytest
 
+pytest_plugins = ["fault_table"]
 ROOT = Path(__file__).parents[1]
 # tests/gadget and tests/core are on the path too; without this they would shadow the packages
 sys.path.insert(0, str(ROOT))
