@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 
 from pogmdm_core.errors import DataError
+from pogmdm_core.frame import KSpaceFrame
 
 
 def noise_covariance(noise: torch.Tensor) -> torch.Tensor:
@@ -110,7 +111,19 @@ def estimate_noise_std(kspace: torch.Tensor, mask: torch.Tensor, share: float = 
     ny, nx = mask.shape
     ky = (torch.arange(ny, device=mask.device) - ny // 2).float() / ny
     kx = (torch.arange(nx, device=mask.device) - nx // 2).float() / nx
-    radius = torch.hypot(ky[:, None], kx[None, :])[mask]
+    return _outer_noise(kspace[:, mask], torch.hypot(ky[:, None], kx[None, :])[mask], share)
+
+
+def estimate_frame_noise(frame: KSpaceFrame) -> float:
+    """`estimate_noise_std` of a frame with any trajectory."""
+    if frame.mask is not None:
+        return estimate_noise_std(frame.kspace, frame.mask)
+    kx, ky = frame.positions
+    return _outer_noise(frame.kspace, torch.hypot(ky / frame.shape[0], kx / frame.shape[1]).float(), 0.1)
+
+
+def _outer_noise(samples: torch.Tensor, radius: torch.Tensor, share: float) -> float:
+    """Robust standard deviation of the samples `(coil, n)` farthest from the centre."""
     cut = torch.quantile(radius, 1 - share) if radius.numel() < 2**24 else radius.median()
-    outer = torch.view_as_real(kspace[:, mask][:, radius >= cut])
+    outer = torch.view_as_real(samples[:, radius >= cut])
     return float(outer.abs().median() / 0.6745)

@@ -12,10 +12,11 @@ from contextlib import contextmanager
 
 import torch
 
+from pogmdm_core.density import gridded_coil_images
 from pogmdm_core.errors import ComputeError, ConfigError
 from pogmdm_core.frame import KSpaceFrame, Progress, ReconResult, SamplerStatus
 from pogmdm_core.map_estimate import level_for, map_estimate
-from pogmdm_core.noise import estimate_noise_std
+from pogmdm_core.noise import estimate_frame_noise
 from pogmdm_core.operators.encoding import EncodingModel, root_sum_of_squares
 from pogmdm_core.operators.fourier import fourier_operator
 from pogmdm_core.posterior import RunningMoments
@@ -36,8 +37,11 @@ StopHook = Callable[[], bool]
 
 
 def zero_filled(frame: KSpaceFrame) -> torch.Tensor:
-    """Root-sum-of-squares of the zero-filled coil images, float32 `(y, x)`, input units, on the CPU."""
-    return root_sum_of_squares(fourier_operator(frame).adjoint(frame.kspace)).cpu()
+    """Root-sum-of-squares of the coil images without any prior, float32 `(y, x)`, input units, on the CPU.
+
+    Zero-filled for Cartesian frames, otherwise gridded with density compensation.
+    """
+    return root_sum_of_squares(gridded_coil_images(frame, fourier_operator(frame))).cpu()
 
 
 def reconstruct(
@@ -86,7 +90,7 @@ def reconstruct(
         )
     frame, prior = frame.to(device), prior.to(device)
     run = _Run(progress, should_stop)
-    noise_std = frame.noise_std or estimate_noise_std(frame.kspace, frame.mask)
+    noise_std = frame.noise_std or estimate_frame_noise(frame)
     scale = image_scale(frame)
     if scale == 0:
         return _no_signal(frame, noise_std)
@@ -123,6 +127,7 @@ def reconstruct(
         scale=scale,
         n_samples=moments.count,
         n_steps=settings.sampler.n_steps if magnitudes else 0,
+        encoding=model.fourier.backend,
         warnings=tuple(run.warnings),
         seconds=run.seconds,
     )

@@ -179,7 +179,7 @@ def _langevin_step(state: SamplerState, task: _Task, level: float, next_level: f
     gradient = task.prior.score(state.x, next_level) - weight * (
         operator.normal(state.x) - operator.combine(model.adjoint_data)
     )
-    in_data = operator.adjoint(noise.draw((model.adjoint_data.shape[0], *shape)))
+    in_data = operator.adjoint(noise.draw((model.adjoint_data.shape[0], *model.fourier.sample_shape)))
     fresh = weight**0.5 * in_data + damping**0.5 * noise.draw(shape)
     step = task.settings.langevin_step
     right = step * gradient + (2 * step) ** 0.5 * fresh

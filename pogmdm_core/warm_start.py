@@ -104,7 +104,7 @@ def nlinv(
 
 def zero_filled_start(model: EncodingModel) -> WarmStart:
     """Return the paper's start: coils = zero-filled coil images over their RSS, image = that RSS."""
-    b = model.adjoint_data
+    b = model.coil_images
     rss = root_sum_of_squares(b)
     csm = b / rss.clamp_min(_AIR * float(rss.max()))
     return WarmStart(rss.to(b.dtype), csm, _no_gauge(rss))
@@ -112,7 +112,7 @@ def zero_filled_start(model: EncodingModel) -> WarmStart:
 
 def acs_start(model: EncodingModel, radius: float = 0.06) -> WarmStart:
     """Coils from a Hann window of the k-space centre (|k| < radius cycles/pixel): free of aliasing."""
-    b = model.adjoint_data
+    b = model.coil_images
     ny, nx = b.shape[-2:]
     k = torch.hypot(torch.fft.fftfreq(ny)[:, None], torch.fft.fftfreq(nx)[None, :]).to(b.device)
     window = 0.5 * (1 + torch.cos(torch.pi * (k / radius).clamp_max(1)))

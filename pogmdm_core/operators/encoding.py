@@ -10,17 +10,20 @@ the number of samples. Gradients follow torch's convention (d/dRe + i d/dIm).
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 
+from pogmdm_core.density import gridded_coil_images
 from pogmdm_core.frame import KSpaceFrame
-from pogmdm_core.operators.fourier import CartesianFourier, fourier_operator
+from pogmdm_core.operators.fourier import Fourier, fourier_operator
 from pogmdm_core.operators.linear import LinearOperator
 
 
 class ImageOperator(LinearOperator):
     """The model for fixed coils: image `(..., y, x)` to samples of all coils `(..., coil, ...)`."""
 
-    def __init__(self, fourier: CartesianFourier, csm: torch.Tensor) -> None:
+    def __init__(self, fourier: Fourier, csm: torch.Tensor) -> None:
         self.fourier, self.csm = fourier, csm
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -43,7 +46,7 @@ class ImageOperator(LinearOperator):
 class CoilOperator(LinearOperator):
     """The model for a fixed image: coils `(..., coil, y, x)` to samples of all coils."""
 
-    def __init__(self, fourier: CartesianFourier, image: torch.Tensor) -> None:
+    def __init__(self, fourier: Fourier, image: torch.Tensor) -> None:
         self.fourier, self.image = fourier, image.unsqueeze(-3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -74,16 +77,24 @@ class EncodingModel:
     fourier
         F; `fourier.norm` bounds the norm of N.
     adjoint_data
-        b, complex64 `(coil, y, x)`: the zero-filled coil images.
+        b = F^H z, complex64 `(coil, y, x)`: for Cartesian frames the zero-filled coil images.
     n_measured
         Complex samples over all coils.
+    coil_images
+        Coil images without any prior, complex64 `(coil, y, x)`: b, with density compensation off the grid.
     """
 
     def __init__(self, frame: KSpaceFrame, scale: float = 1.0) -> None:
         self.fourier = fourier_operator(frame)
+        self._frame, self._scale = frame, scale
         self._data = frame.kspace / scale
         self.adjoint_data = self.fourier.adjoint(self._data)
         self.n_measured = self.fourier.n_samples * frame.n_coils
+
+    @cached_property
+    def coil_images(self) -> torch.Tensor:
+        """See the class."""
+        return gridded_coil_images(self._frame, self.fourier) / self._scale
 
     def for_image(self, csm: torch.Tensor) -> ImageOperator:
         """Linear operator of the image with coils `(..., coil, y, x)` held fixed."""

@@ -9,6 +9,7 @@ import torch
 
 from pogmdm_core.frame import KSpaceFrame
 from pogmdm_core.operators.linear import LinearOperator
+from pogmdm_core.operators.noncartesian import NonCartesianFourier
 
 _AXES = (-2, -1)
 
@@ -38,10 +39,12 @@ class CartesianFourier(LinearOperator):
     """
 
     norm = 1.0
+    backend = "cartesian"
 
     def __init__(self, mask: torch.Tensor) -> None:
         self.mask = mask
         self.shape = (int(mask.shape[0]), int(mask.shape[1]))
+        self.sample_shape = self.shape
         self.n_samples = int(mask.sum())
         # the one axis along which samples were left out, or None for a two-dimensional pattern
         self._axis: int | None = None
@@ -67,6 +70,11 @@ class CartesianFourier(LinearOperator):
         return torch.fft.ifft2(torch.fft.fft2(x).mul_(self._pattern))
 
 
-def fourier_operator(frame: KSpaceFrame) -> CartesianFourier:
+Fourier = CartesianFourier | NonCartesianFourier
+
+
+def fourier_operator(frame: KSpaceFrame) -> Fourier:
     """Choose the Fourier operator that belongs to a frame."""
-    return CartesianFourier(frame.mask)
+    if frame.mask is not None:
+        return CartesianFourier(frame.mask)
+    return NonCartesianFourier(frame.positions, frame.shape)
