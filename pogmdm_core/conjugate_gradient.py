@@ -16,6 +16,7 @@ def conjugate_gradient(
     n_steps: int,
     tolerance: float = 0.0,
     n_axes: int = 2,
+    precondition: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Solve apply(x) = right.
 
@@ -29,6 +30,8 @@ def conjugate_gradient(
         Steps at most.
     tolerance
         Stop when every system's residual is below this times its initial residual.
+    precondition
+        Hermitian positive definite approximation of the inverse of `apply`, or None.
 
     Returns
     -------
@@ -36,17 +39,19 @@ def conjugate_gradient(
     """
     x = start
     residual = right - apply(x)
-    direction = residual
     energy = inner(residual, residual, n_axes)
     goal = tolerance**2 * energy
     tiny = torch.finfo(energy.dtype).tiny
+    direction, product = torch.zeros_like(residual), torch.ones_like(energy)
     for _ in range(n_steps):
         if bool((energy <= goal.clamp_min(tiny)).all()):
             break
+        shaped = residual if precondition is None else precondition(residual)
+        previous, product = product, energy if precondition is None else inner(residual, shaped, n_axes)
+        direction = shaped + (product / previous.clamp_min(tiny)) * direction
         image = apply(direction)
-        step = energy / inner(direction, image, n_axes).clamp_min(tiny)
+        step = product / inner(direction, image, n_axes).clamp_min(tiny)
         x = x + step * direction
         residual = residual - step * image
-        previous, energy = energy, inner(residual, residual, n_axes)
-        direction = residual + (energy / previous.clamp_min(tiny)) * direction
+        energy = inner(residual, residual, n_axes)
     return x

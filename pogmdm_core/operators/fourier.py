@@ -40,6 +40,7 @@ class CartesianFourier(LinearOperator):
 
     norm = 1.0
     backend = "cartesian"
+    precondition_bounds = True
 
     def __init__(self, mask: torch.Tensor) -> None:
         self.mask = mask
@@ -68,6 +69,13 @@ class CartesianFourier(LinearOperator):
         if self._axis is not None:
             return torch.fft.ifft(torch.fft.fft(x, dim=self._axis).mul_(self._pattern), dim=self._axis)
         return torch.fft.ifft2(torch.fft.fft2(x).mul_(self._pattern))
+
+    def precondition(self, x: torch.Tensor, weight: float, damping: float) -> torch.Tensor:
+        """Approximate inverse of ``weight A^H A + damping`` for coils of unit root-sum-of-squares.
+
+        N is a projection, so this is the inverse of an upper bound (`precondition_bounds`).
+        """
+        return x / (weight + damping)
 
 
 Fourier = CartesianFourier | NonCartesianFourier

@@ -17,6 +17,7 @@ from pogmdm_core.operators.linear import LinearOperator
 from pogmdm_core.operators.nufft import good_length, lag_nufft, make_nufft, triangle
 
 _NORM_STEPS = 30
+_GAP_DENSITY = 0.3  # stands in where no sample is: coils carry information there from the neighbourhood
 _NORM_MARGIN = 1.05  # a power iteration approaches the norm from below
 
 
@@ -39,6 +40,8 @@ class NonCartesianFourier(LinearOperator):
     sample_shape
         Shape of one coil's samples.
     """
+
+    precondition_bounds = False
 
     def __init__(self, trajectory: torch.Tensor, shape: tuple[int, int], backend: str = "auto") -> None:
         self.trajectory, self.shape = trajectory, shape
@@ -109,3 +112,11 @@ class NonCartesianFourier(LinearOperator):
             for columns, at_x in ((slice(nx - 1, None), 0), (slice(0, nx - 1), 1)):
                 folded[at_y:, at_x:] += faded[rows, columns]
         return torch.fft.fft2(folded).real.clamp_min(0).to(torch.float32)
+
+    def precondition(self, x: torch.Tensor, weight: float, damping: float) -> torch.Tensor:
+        """Approximate inverse of ``weight A^H A + damping`` for coils of unit root-sum-of-squares.
+
+        Divides by the density of samples, which varies a hundredfold between the centre and the edge of a
+        radial scan: what makes gradient and conjugate-gradient steps slow without it.
+        """
+        return torch.fft.ifft2(torch.fft.fft2(x) / (weight * (self.circulant + _GAP_DENSITY) + damping))

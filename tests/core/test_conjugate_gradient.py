@@ -94,3 +94,17 @@ def test_single_precision():
     x = conjugate_gradient(product(matrix), right, torch.zeros_like(right), 12)
     assert x.dtype == torch.complex64
     assert (residual(matrix, x, right) < 1e-4).all()
+
+
+def test_a_preconditioner_changes_the_way_and_not_the_end():
+    matrix, right = systems(3)
+    scale = torch.logspace(0, 4, 6, dtype=torch.float64)
+    matrix = scale[:, None] * matrix * scale
+    zero = torch.zeros_like(right)
+    plain = conjugate_gradient(product(matrix), right, zero, 6)
+    better = conjugate_gradient(product(matrix), right, zero, 6, precondition=lambda r: r / scale**2)
+    exact = torch.linalg.solve(matrix, right.mT).mT
+    error = [((x - exact).abs() * scale).amax() for x in (plain, better)]
+    assert error[1] < 1e-8 < 1e-2 * error[0]
+    half = conjugate_gradient(product(matrix), right, zero, 3, precondition=lambda r: 0.5 * r)
+    assert torch.allclose(half, conjugate_gradient(product(matrix), right, zero, 3), rtol=1e-6)
