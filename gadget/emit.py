@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import ismrmrd
@@ -44,7 +45,6 @@ class Emitter:
             "SettingsHash": hashlib.sha256(text.encode()).hexdigest()[:16],
             "Seed": settings.sampler.seed,
         }
-        self._uncertainty = settings.uncertainty.method
         self._counts: Counter[int] = Counter()
         self._formats: dict[int, tuple[Any, ...]] = {}
         self._warned = False
@@ -62,7 +62,9 @@ class Emitter:
             "NSamples": result.n_samples,
             "NSteps": result.n_steps,
             "Estimate": estimate,
-            "UncertaintyMethod": self._uncertainty if result.std is not None else "off",
+            "UncertaintyMethod": result.uncertainty_method,
+            "UncertaintyScales": _listed(result.uncertainty),
+            "UncertaintyIntervals": _listed(result.interval_factors) if result.std is not None else "none",
             "NoiseStd": f"{result.noise_std:.6g}",
             "NoiseLevel": f"{result.noise_level:.6g}",
             "DataResidual": f"{result.data_residual:.4f}",
@@ -82,8 +84,7 @@ class Emitter:
         maps["phase"] = [np.angle(band_limited(magnitude))]
         if result.map is not None:
             maps["map"] = [np.abs(band_limited(_numpy(result.map)))]
-        # one sample has no spread: no series rather than one of zeros
-        if result.std is not None and result.n_samples >= 2:
+        if result.std is not None:
             maps["std"] = [to_recon_linear(_numpy(result.std), fov, recon)]
         if "csm" in self.output.maps:
             csm = _numpy(result.csm)
@@ -167,6 +168,11 @@ class Emitter:
                 f"series {number} would mix images of {expected[0]} {expected[1]} and {found[0]} {found[1]}.",
                 "Reconstruct encodings of different matrix in separate scans.",
             )
+
+
+def _listed(values: Mapping[Any, float]) -> str:
+    """``name=value`` pairs in one line."""
+    return " ".join(f"{name}={value:.4g}" for name, value in values.items()) or "none"
 
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray:

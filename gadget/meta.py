@@ -15,6 +15,7 @@ import ismrmrd
 import numpy as np
 
 NOT_CALIBRATED = "relative uncertainty over posterior samples, not a calibrated error bar"
+CALIBRATED = "scaled by the prediction error of held-out k-space, right on average over the object, not per lesion"
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ SERIES: Mapping[str, Series] = {
         ismrmrd.IMTYPE_MAGNITUDE,
         "STD_MAP",
         ("Quantitative", "STD_MAP"),
-        ("POGMDM", "STD", NOT_CALIBRATED),
+        ("POGMDM", "STD"),
         "_POGMDM_STD",
     ),
     "csm": Series(11, ismrmrd.IMTYPE_COMPLEX, "CoilSensitivity", "CoilSensitivity", ("POGMDM", "CSM"), "_POGMDM_CSM"),
@@ -68,6 +69,9 @@ def attributes(
     """
     series = SERIES[name]
     comment = list(series.comment)
+    meaning = CALIBRATED if own.get("UncertaintyMethod") in ("calibrated", "folds") else NOT_CALIBRATED
+    if name == "std":
+        comment.append(meaning)
     if name == "image":
         comment.append(str(own.get("Estimate", "")).upper() or "IMAGE")
     history = ["POGMDM", "AI"] if name != "fallback" else ["POGMDM", "FALLBACK"]
@@ -104,5 +108,5 @@ def attributes(
         meta[f"POGMDM_{key}"] = str(value)
     if name == "std":
         meta["POGMDM_UnitsOfStd"] = "same as the image series"
-        meta["POGMDM_Std"] = NOT_CALIBRATED
+        meta["POGMDM_Std"] = meaning
     return ismrmrd.Meta(meta)

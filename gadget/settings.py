@@ -42,8 +42,8 @@ class OutputSettings(Section):
     )
     estimate: Literal["auto", "map", "mean"] = Field(
         default="auto",
-        description="what the image series shows: MAP estimate, posterior mean, or auto: the mean of at least "
-        "four samples (it measures better), else the MAP",
+        description="what the image series shows: MAP estimate, posterior mean, or auto: the MAP where there is one "
+        "(it measures better than the mean of a few samples)",
     )
     dtype: Literal["float32"] = Field(default="float32", description="pixel type (coil maps are complex64)")
     series_base: int = Field(default=0, ge=0, le=65000, description="added to every image_series_index")

@@ -233,7 +233,7 @@ class ReconResult:
     image
         The estimate to show (magnitude); `estimate` says which one it is.
     std
-        Standard deviation over posterior samples, units of `image`; None with fewer than 2 samples.
+        Standard deviation of each pixel, units of `image`; None when nothing is known.
     mean, map
         Posterior mean of the magnitude; MAP magnitude. None when not computed.
     phase
@@ -259,8 +259,12 @@ class ReconResult:
     interval_factors
         Half-width of the 50, 80 and 95 % interval of a pixel, in units of `std`; the Gaussian ones unless
         the uncertainty method brings measured ones.
+    uncertainty_method
+        ``"calibrated"``, ``"folds"``, ``"samples"`` or ``"off"``: what `std` really is.
     uncertainty
-        What the uncertainty method measured on the way, e.g. the scales it combined.
+        What the uncertainty method measured on the way: root mean square errors inside the object as
+        ``folds`` and ``samples`` say (units of `image`), and ``untested``, the share of the error that no
+        held-out sample speaks for.
     encoding
         How k-space was computed from images, e.g. ``"cartesian"`` or ``"toeplitz (finufft)"``.
     warnings
@@ -286,6 +290,7 @@ class ReconResult:
     n_samples: int = 0
     n_steps: int = 0
     interval_factors: Mapping[float, float] = field(default_factory=lambda: GAUSSIAN_FACTORS)
+    uncertainty_method: str = "off"
     uncertainty: Mapping[str, float] = field(default_factory=dict)
     encoding: str = ""
     warnings: tuple[str, ...] = ()

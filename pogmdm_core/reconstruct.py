@@ -1,7 +1,7 @@
 """From a k-space frame to image, uncertainty and coils: the whole computation on one screen.
 
-scale -> joint warm start (image and coils) -> MAP image -> posterior samples -> mean and standard
-deviation -> back to the units of the input.
+scale -> joint warm start (image and coils) -> MAP image -> held-out folds -> posterior samples ->
+standard deviation -> back to the units of the input.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch
 
 from pogmdm_core.density import gridded_coil_images
 from pogmdm_core.errors import ComputeError, ConfigError
-from pogmdm_core.frame import KSpaceFrame, Progress, ReconResult, SamplerStatus
-from pogmdm_core.map_estimate import level_for, map_estimate
+from pogmdm_core.frame import GAUSSIAN_FACTORS, KSpaceFrame, Progress, ReconResult, SamplerStatus
+from pogmdm_core.map_estimate import MapEstimate, level_for, map_estimate
 from pogmdm_core.noise import estimate_frame_noise
 from pogmdm_core.operators.encoding import EncodingModel, root_sum_of_squares
 from pogmdm_core.operators.fourier import fourier_operator
@@ -23,11 +23,13 @@ from pogmdm_core.posterior import RunningMoments
 from pogmdm_core.prior.model import Prior
 from pogmdm_core.sampler import Diverged, sample
 from pogmdm_core.settings import Settings
+from pogmdm_core.uncertainty.combine import Uncertainty, combine
+from pogmdm_core.uncertainty.folds import sampling_of, split
+from pogmdm_core.uncertainty.held_out import HeldOut, held_out
 from pogmdm_core.warm_start import WarmStart, acs_start, nlinv, smooth_phase_into_coils, zero_filled_start
 
 _SCALE_QUANTILE = 0.999
 _MODEL_ERROR = 3.0  # a warm start's residual above this times the noise is taken for a model error
-_MEAN_NEEDS = 4  # samples
 _LEAST_NOISE = 1e-4  # of the image scale: keeps noise-free simulations well conditioned
 _AUTO_BATCH_BYTES = 2**28
 _TINY = torch.finfo(torch.float32).tiny
@@ -80,7 +82,8 @@ def reconstruct(
     """
     settings = settings if settings is not None else Settings.model_validate({})
     device = choose_device(settings.device)
-    n_samples = settings.sampler.n_samples if settings.uncertainty.method == "samples" else 0
+    method = settings.uncertainty.method
+    n_samples = settings.sampler.n_samples if method in ("calibrated", "samples") else 0
     if n_samples and settings.sampler.start_level > prior.level_range[1]:
         raise ConfigError(
             127,
@@ -101,6 +104,10 @@ def reconstruct(
     noise_level = _noise_level(model, start, noise_std / scale, run)
     with run.timed("MAP"):
         found = _map(model, prior, start, noise_level, settings, run)
+    held = None
+    if found is not None and method in ("calibrated", "folds"):
+        with run.timed("folds"):
+            held = _held_out(model, prior, start, found, noise_level, noise_std, settings, run)
     with run.timed("samples"):
         magnitudes = _magnitudes(model, prior, start, noise_level, n_samples, settings, run)
 
@@ -110,9 +117,18 @@ def reconstruct(
     best = found if found is not None else start.image
     magnitude = best.abs().cpu() * scale
     estimate = _choose_estimate(found is not None, len(magnitudes))
+    if method in ("calibrated", "folds"):
+        factor = settings.uncertainty.sample_factors[sampling_of(frame).value]
+        uncertainty = combine(best.abs().cpu(), held, magnitudes, noise_std / scale, factor).times(scale)
+        run.warnings.extend(uncertainty.warnings)
+    else:
+        uncertainty = Uncertainty(moments.std, "samples" if moments.std is not None else "off")
+    factors = GAUSSIAN_FACTORS
+    if uncertainty.method in ("calibrated", "folds"):
+        factors = dict(zip(GAUSSIAN_FACTORS, settings.uncertainty.interval_factors, strict=True))
     return ReconResult(
         image=moments.mean if estimate == "mean" else magnitude,
-        std=moments.std,
+        std=uncertainty.std,
         mean=moments.mean if magnitudes else None,
         map=magnitude if found is not None else None,
         phase=(best * start.gauge).angle().cpu(),
@@ -128,16 +144,19 @@ def reconstruct(
         n_samples=moments.count,
         n_steps=settings.sampler.n_steps if magnitudes else 0,
         encoding=model.fourier.backend,
+        interval_factors=factors,
+        uncertainty_method=uncertainty.method,
+        uncertainty=uncertainty.scales,
         warnings=tuple(run.warnings),
         seconds=run.seconds,
     )
 
 
 def _choose_estimate(has_map: bool, n_samples: int) -> str:
-    """Which image to show: the mean of a few samples measures better than the MAP, of one or two worse."""
-    if n_samples >= _MEAN_NEEDS or (n_samples and not has_map):
-        return "mean"
-    return "map" if has_map else "warm_start"
+    """Which image to show: the MAP measures better than the mean of a few samples."""
+    if has_map:
+        return "map"
+    return "mean" if n_samples else "warm_start"
 
 
 def choose_device(name: str) -> torch.device:
@@ -214,29 +233,66 @@ def _noise_level(model: EncodingModel, start: WarmStart, eta: float, run: _Run) 
     return eta
 
 
+def _estimate(
+    model: EncodingModel,
+    prior: Prior,
+    csm: torch.Tensor,
+    image: torch.Tensor,
+    noise_level: float,
+    settings: Settings,
+    report: Callable[[int, int], None] | None,
+    run: _Run,
+) -> MapEstimate:
+    sampler = settings.sampler
+    level = sampler.map_level or level_for(noise_level)
+    return map_estimate(
+        model,
+        prior,
+        csm,
+        image,
+        noise_level,
+        level,
+        sampler.map_steps,
+        sampler.map_tolerance,
+        report,
+        run.should_stop,
+    )
+
+
 def _map(
     model: EncodingModel, prior: Prior, start: WarmStart, noise_level: float, settings: Settings, run: _Run
 ) -> torch.Tensor | None:
     """MAP image, or None when it is switched off or diverged (then the status says so)."""
-    sampler = settings.sampler
-    if sampler.map_steps == 0:
+    if settings.sampler.map_steps == 0:
         return None
-    found = map_estimate(
-        model,
-        prior,
-        start.csm,
-        start.image,
-        noise_level,
-        sampler.map_level or level_for(noise_level),
-        sampler.map_steps,
-        sampler.map_tolerance,
-        run.reporter("MAP"),
-        run.should_stop,
-    )
+    report = run.reporter("MAP")
+    found = _estimate(model, prior, start.csm, start.image, noise_level, settings, report, run)
     if bool(torch.isfinite(torch.view_as_real(found.image)).all()):
         return found.image
     run.end(SamplerStatus.DIVERGED, f"the MAP estimate diverged within {found.n_steps} steps")
     return None
+
+
+def _held_out(
+    model: EncodingModel,
+    prior: Prior,
+    start: WarmStart,
+    image: torch.Tensor,
+    noise_level: float,
+    noise_std: float,
+    settings: Settings,
+    run: _Run,
+) -> HeldOut | None:
+    """Folds of the scan, each reconstructed by the MAP estimate and its stopping rule, from the image of all data."""
+    folds = split(model.frame, settings.uncertainty.n_folds, settings.sampler.seed)
+    total = len(folds) * settings.sampler.map_steps
+    numbers = iter(range(len(folds)))
+
+    def without(part: EncodingModel) -> torch.Tensor:
+        report = run.reporter("folds", next(numbers) * settings.sampler.map_steps, total)
+        return _estimate(part, prior, start.csm, image, noise_level, settings, report, run).image
+
+    return held_out(model, start.csm, image, noise_std / model.scale, folds, without, run.should_stop)
 
 
 def _magnitudes(

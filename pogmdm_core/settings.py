@@ -6,9 +6,14 @@ set of names from XML property to sampler.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+# Learned by benchmarks/calibration.py, which prints them.
+SAMPLE_FACTORS: Mapping[Literal["lines", "points", "shots"], float] = {"lines": 2.4, "points": 3.3, "shots": 3.0}
+INTERVAL_FACTORS = (0.62, 1.24, 2.08)
 
 
 class Section(BaseModel):
@@ -26,7 +31,7 @@ class SamplerSettings(Section):
         "langevin: annealed preconditioned Langevin, the honest posterior under the model when run long; "
         "paper: Algorithm 1 of the paper",
     )
-    n_samples: int = Field(8, ge=0, le=256, description="posterior samples; 0 gives the MAP image alone")
+    n_samples: int = Field(4, ge=0, le=256, description="posterior samples; 0 gives the MAP image alone")
     n_steps: int = Field(20, ge=1, le=5000, description="noise levels the sampler visits")
     start_level: float = Field(
         0.2, gt=0.05, le=10, description="noise level the sampler starts from, units of the image scale"
@@ -83,9 +88,22 @@ class CoilSettings(Section):
 class UncertaintySettings(Section):
     """The standard-deviation map."""
 
-    method: Literal["samples", "off"] = Field(
-        "samples",
-        description="samples: standard deviation over posterior samples; relative, not a calibrated error bar",
+    method: Literal["calibrated", "folds", "samples", "off"] = Field(
+        "calibrated",
+        description="calibrated: scale and pattern from held-out k-space and posterior samples; folds: from "
+        "held-out k-space alone, no samples are drawn; samples: raw spread of the posterior samples, "
+        "relative, not a calibrated error bar; off: no map, no samples unless asked for",
+    )
+    n_folds: int = Field(4, ge=2, le=16, description="parts of the acquired k-space that are left out in turn")
+    sample_factors: dict[Literal["lines", "points", "shots"], float] = Field(
+        default_factory=lambda: dict(SAMPLE_FACTORS),
+        description="how many times too narrow the samples are, by how k-space was sampled: learned on development "
+        "scans (calibrated only)",
+    )
+    interval_factors: tuple[float, float, float] = Field(
+        INTERVAL_FACTORS,
+        description="half-widths of the 50, 80 and 95 % intervals in standard deviations, learned on development "
+        "scans (calibrated and folds)",
     )
 
 
@@ -102,6 +120,14 @@ class Settings(Section):
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: a GPU when there is one; cpu; cuda[:n]"
     )
+
+    @model_validator(mode="after")
+    def _folds_need_the_map(self) -> Settings:
+        if self.uncertainty.method in ("calibrated", "folds") and self.sampler.map_steps == 0:
+            raise ValueError(
+                f"uncertainty.method={self.uncertainty.method} needs sampler.map_steps > 0; set it to samples or off"
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -80,13 +80,15 @@ class EncodingModel:
         b = F^H z, complex64 `(coil, y, x)`: for Cartesian frames the zero-filled coil images.
     n_measured
         Complex samples over all coils.
+    frame, scale
+        As given.
     coil_images
         Coil images without any prior, complex64 `(coil, y, x)`: b, with density compensation off the grid.
     """
 
     def __init__(self, frame: KSpaceFrame, scale: float = 1.0) -> None:
         self.fourier = fourier_operator(frame)
-        self._frame, self._scale = frame, scale
+        self.frame, self.scale = frame, scale
         self._data = frame.kspace / scale
         self.adjoint_data = self.fourier.adjoint(self._data)
         self.n_measured = self.fourier.n_samples * frame.n_coils
@@ -94,7 +96,7 @@ class EncodingModel:
     @cached_property
     def coil_images(self) -> torch.Tensor:
         """See the class."""
-        return gridded_coil_images(self._frame, self.fourier) / self._scale
+        return gridded_coil_images(self.frame, self.fourier) / self.scale
 
     def for_image(self, csm: torch.Tensor) -> ImageOperator:
         """Linear operator of the image with coils `(..., coil, y, x)` held fixed."""

@@ -33,6 +33,7 @@ def reconstruct(frame, prior, settings, progress=None, should_stop=None):
         noise_std=frame.noise_std or 0.0,
         data_residual=1.0,
         n_samples=n,
+        uncertainty_method="samples" if n >= 2 else "off",
         n_steps=settings.sampler.n_steps,
         seconds={"all": 0.5},
     )

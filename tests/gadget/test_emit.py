@@ -84,9 +84,17 @@ def test_one_sample_has_no_std_series():
     _, _, _, images = emitted(**{"sampler.n_samples": "1"})
     assert [i.image_series_index for i in images] == [1]
     assert images[0].meta["POGMDM_UncertaintyMethod"] == "off"
-    # not even if there are numbers
-    _, _, _, images = emitted(result_changes={"n_samples": 1})
-    assert [i.image_series_index for i in images] == [1]
+
+
+def test_folds_alone_make_a_std_series_that_says_so():
+    changes = {"n_samples": 0, "uncertainty_method": "folds", "uncertainty": {"folds": 0.25, "untested": 0.1}}
+    _, _, _, images = emitted(result_changes=changes)
+    assert [i.image_series_index for i in images] == [1, 10]
+    meta = images[1].meta
+    assert meta["POGMDM_UncertaintyMethod"] == "folds"
+    assert meta["POGMDM_UncertaintyScales"] == "folds=0.25 untested=0.1"
+    assert meta["POGMDM_UncertaintyIntervals"] == "0.5=0.6745 0.8=1.282 0.95=1.96"
+    assert "held-out" in meta["POGMDM_Std"] and "not per lesion" in meta["POGMDM_Std"]
 
 
 def test_meta_survives_the_wire():
@@ -104,7 +112,7 @@ def test_meta_survives_the_wire():
     assert (image.meta["GADGETRON_DataRole"], image.meta["DataRole"]) == ("Image", "Image")
     assert std.meta["GADGETRON_DataRole"] == "STD_MAP"
     assert std.meta["DataRole"] == ["Quantitative", "STD_MAP"]
-    assert any("not a calibrated" in word for word in std.meta["ImageComments"])
+    assert any("not a calibrated" in word for word in std.meta["ImageComments"])  # the fake core samples
     own = {k.removeprefix("POGMDM_"): v for k, v in std.meta.items() if k.startswith("POGMDM_")}
     assert set(own) >= {
         "Version", "WeightsSha256", "SettingsHash", "Seed", "NSamples", "NSteps", "Estimate", "UncertaintyMethod",

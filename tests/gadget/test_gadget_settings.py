@@ -42,7 +42,7 @@ def test_order_defaults_preset_yaml_xml_overrides(tmp_path):
     assert found.sampler.seed == 6
     assert found.limits.idle_timeout_s == 0.001  # YAML reads 1e-3 as text
     assert found.preset == "fast"
-    assert load(preset="quality", properties=properties).sampler.n_samples == 16
+    assert load(preset="quality", properties=properties).sampler.n_samples == 8
     assert load(yaml=file).sampler.n_steps == 21
 
 

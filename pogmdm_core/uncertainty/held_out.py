@@ -1,0 +1,85 @@
+"""How wrong is the image? Leave acquired k-space out, predict it, and look.
+
+Nearly all of the error of a good reconstruction lies where k-space was not acquired, and there only the
+prior speaks: no sampler of that prior can tell how far it is off. Samples that were acquired, but left
+out of a reconstruction, can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from pogmdm_core.operators.encoding import EncodingModel
+from pogmdm_core.uncertainty.error_spectrum import ErrorSpectrum, fit
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What the folds of one scan say.
+
+    Attributes
+    ----------
+    spread
+        Mean over folds of the squared change of the magnitude, float32 `(y, x)`, on the CPU.
+    spectrum
+        Where in k-space the error is.
+    n_folds
+        Folds that were finished.
+    """
+
+    spread: torch.Tensor
+    spectrum: ErrorSpectrum
+    n_folds: int
+
+
+def held_out(
+    model: EncodingModel,
+    csm: torch.Tensor,
+    image: torch.Tensor,
+    noise_std: float,
+    folds: Sequence[torch.Tensor],
+    estimate: Callable[[EncodingModel], torch.Tensor],
+    should_stop: Callable[[], bool] | None = None,
+) -> HeldOut | None:
+    """Reconstruct without each fold, and measure how well it is predicted.
+
+    Parameters
+    ----------
+    model
+        The scan with all its samples.
+    csm
+        Coils `(coil, y, x)`, unit root-sum-of-squares.
+    image
+        Reconstruction from everything, complex `(y, x)`.
+    noise_std
+        Noise per real/imaginary part of a k-space sample, units of `image`.
+    folds
+        From `split`.
+    estimate
+        Makes the reconstruction, complex `(y, x)`, of a model with less data.
+    should_stop
+        Asked after each fold, which is dropped when it says so: it may not be finished.
+
+    Returns
+    -------
+        None when no fold was finished.
+    """
+    frame, operator = model.frame, model.for_image(csm)
+    squared = torch.zeros(frame.shape, device=image.device)
+    errors: list[torch.Tensor] = []
+    for fold in folds:
+        left_out = fold.to(image.device)
+        without = estimate(EncodingModel(frame.subset(~left_out), model.scale))
+        if should_stop is not None and should_stop():
+            break
+        misfit = operator.forward(without)[:, left_out] - frame.kspace[:, left_out] / model.scale
+        errors.append(misfit.abs().square().sum(0).cpu().double())
+        squared += (without.abs() - image.abs()) ** 2
+    if not errors:
+        return None
+    noise = 2 * noise_std**2 * frame.n_coils
+    spectrum = fit(frame, folds[: len(errors)], errors, noise)
+    return HeldOut((squared / len(errors)).cpu(), spectrum, len(errors))
