@@ -61,8 +61,17 @@ class NonCartesianFourier(LinearOperator):
 
     def normal(self, x: torch.Tensor) -> torch.Tensor:
         """Images to images, `(..., y, x)`, by the Toeplitz form."""
-        ny, nx = self.shape
         kernel = self._kernel(x.dtype)
+        if x.device.type != "cpu":
+            return self._convolve(x, kernel)
+        # one by one an image stays in the processor's cache: up to twice as fast as the batch
+        out = torch.empty_like(x, memory_format=torch.contiguous_format)
+        for image, result in zip(x.reshape(-1, *self.shape), out.view(-1, *self.shape), strict=True):
+            result.copy_(self._convolve(image, kernel))
+        return out
+
+    def _convolve(self, x: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+        ny, nx = self.shape
         rows = torch.fft.fft(x, n=kernel.shape[1], dim=-1)
         wide = torch.fft.fft(rows, n=kernel.shape[0], dim=-2).mul_(kernel)
         rows = torch.fft.ifft(wide, dim=-2)[..., :ny, :]
