@@ -14,12 +14,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
 from pogmdm_core.operators.encoding import EncodingModel
 from pogmdm_core.operators.linear import inner
-from pogmdm_core.prior.model import Prior
+
+
+class SmoothPrior(Protocol):
+    """What the estimate asks of a prior: the learned one, or total variation."""
+
+    def score(self, x: torch.Tensor, noise_level: float, /) -> torch.Tensor:
+        """Minus the gradient of the energy."""
+
+    def lipschitz_bound(self, noise_level: float, shape: tuple[int, int], /) -> float:
+        """Bound of the energy's curvature."""
 
 _POWER_STEPS = 12
 _POWER_MARGIN = 1.1  # power iteration approaches from below
@@ -41,7 +51,7 @@ def level_for(noise_level: float) -> float:
 
 def map_estimate(
     model: EncodingModel,
-    prior: Prior,
+    prior: SmoothPrior,
     csm: torch.Tensor,
     start: torch.Tensor,
     noise_level: float,
