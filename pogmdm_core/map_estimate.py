@@ -31,6 +31,7 @@ class SmoothPrior(Protocol):
     def lipschitz_bound(self, noise_level: float, shape: tuple[int, int], /) -> float:
         """Bound of the energy's curvature."""
 
+
 _POWER_STEPS = 12
 _POWER_MARGIN = 1.1  # power iteration approaches from below
 

@@ -76,7 +76,7 @@ def test_crps_is_the_integral_that_defines_it(error, std):
         return (norm.cdf(x, scale=std) - (x >= error)) ** 2
 
     expected = quad(squared, -20, error)[0] + quad(squared, error, 20)[0]
-    assert float(gaussian_crps(np.array(error), np.array(std))) == pytest.approx(expected, rel=1e-6)
+    assert float(gaussian_crps(np.array([error]), np.array([std]))[0]) == pytest.approx(expected, rel=1e-6)
 
 
 def test_crps_without_spread_is_the_absolute_error():
