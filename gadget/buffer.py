@@ -116,8 +116,10 @@ class AcquisitionBuffer:
         return []
 
     def _has_all_lines(self, key: FrameKey) -> bool:
-        """Whether every regular line of every average is there."""
+        """Whether every regular line of every average is there; never known off the grid."""
         encoding = self.geometry.encoding(key.encoding)
+        if encoding.trajectory != "cartesian":
+            return False  # encode steps count readouts there, and nobody says how many are to come
         lines = {
             (acq.idx.kspace_encode_step_1, acq.idx.average)
             for acq in self._groups[key]

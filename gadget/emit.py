@@ -152,7 +152,7 @@ class Emitter:
         facts = {
             **self._own,
             **own,
-            "Trajectory": prepared.acquired.encoding.trajectory,
+            "Trajectory": prepared.acquired.trajectory_name,
             "NoiseWhitened": prepared.whitened,
             "Warnings": " ".join(dict.fromkeys((*prepared.warnings, *warnings))) or "none",
         }

@@ -13,6 +13,7 @@ import numpy as np
 from gadget import logs
 from gadget.errors import DataError
 from gadget.header import Encoding
+from gadget.trajectory import is_on_grid
 
 MAX_BROKEN_SHARE = 0.01
 MAX_OUTSIDE_SHARE = 0.05
@@ -53,13 +54,15 @@ class AcquiredFrame:
     data
         complex64 `(readout, coil, sample)`, scanner units.
     rows
-        Row of the encoded matrix of each readout, int `(readout,)`, centre at ny // 2.
+        Row of the encoded matrix of each readout, int `(readout,)`, centre at ny // 2; their number off the grid.
     heads
         Header of each readout.
     trajectory
         float32 `(readout, sample, dims)`, or None.
     reference
-        Header of the readout nearest the k-space centre: where and when the image is.
+        Header of the readout nearest the k-space centre, off the grid of the middle one: where and when the image is.
+    on_grid
+        Whether the readouts are lines of the Cartesian grid.
     warnings
         Short upper-case words, e.g. ``INCOMPLETE``.
     """
@@ -71,7 +74,14 @@ class AcquiredFrame:
     heads: tuple[ismrmrd.AcquisitionHeader, ...]
     trajectory: np.ndarray | None
     reference: ismrmrd.AcquisitionHeader
+    on_grid: bool = True
     warnings: tuple[str, ...] = ()
+
+    @property
+    def trajectory_name(self) -> str:
+        """The header's name, or ``other`` where the readouts contradict it."""
+        contradicted = not self.on_grid and self.encoding.trajectory == "cartesian"
+        return "other" if contradicted else self.encoding.trajectory
 
 
 def assemble(
@@ -89,7 +99,7 @@ def assemble(
     Raises
     ------
     DataError
-        E303 over 5 % of the readouts lie outside the matrix, E305 most have no samples or not the shape
+        E303 over 5 % of the readouts lie outside the matrix (Cartesian), E305 most have no samples or not the shape
         of the others, E330 over 1 % hold NaN or infinite samples.
     """
     total = len(readouts)
@@ -118,8 +128,18 @@ def assemble(
         warnings.append("BROKEN_READOUTS")
 
     ny = encoding.encoded.matrix[1]
-    inside = [acq for acq in finite if 0 <= encoding.row(acq.idx.kspace_encode_step_1) < ny]
-    inside = [acq for acq in inside if acq.idx.kspace_encode_step_2 == 0]
+    has_trajectory = all(acq.trajectory_dimensions > 0 for acq in finite)
+    trajectory = np.stack([acq.traj for acq in finite]) if has_trajectory else None
+    on_grid = is_on_grid(encoding, trajectory)
+    if not on_grid and encoding.trajectory == "cartesian":
+        warnings.append("TRAJECTORY_NOT_CARTESIAN")
+        logs.get().warning(
+            "%s: the header says cartesian, but the readouts are not lines along kx; their trajectory is used", key
+        )
+    inside = finite
+    if on_grid:  # elsewhere the encode steps merely count readouts
+        inside = [acq for acq in finite if 0 <= encoding.row(acq.idx.kspace_encode_step_1) < ny]
+        inside = [acq for acq in inside if acq.idx.kspace_encode_step_2 == 0]
     n_outside = len(finite) - len(inside)
     if n_outside > MAX_OUTSIDE_SHARE * len(finite):
         raise DataError(
@@ -139,19 +159,22 @@ def assemble(
             n_outside,
         )
 
-    rows = np.array([encoding.row(acq.idx.kspace_encode_step_1) for acq in inside])
-    if len(np.unique(rows)) < encoding.expected_rows:
-        warnings.append("INCOMPLETE")
-    nearest = int(np.argmin(np.abs(rows - ny // 2)))
-    has_trajectory = all(acq.trajectory_dimensions > 0 for acq in inside)
+    if on_grid:
+        rows = np.array([encoding.row(acq.idx.kspace_encode_step_1) for acq in inside])
+        if len(np.unique(rows)) < encoding.expected_rows:
+            warnings.append("INCOMPLETE")
+        nearest = int(np.argmin(np.abs(rows - ny // 2)))
+    else:
+        rows, nearest = np.arange(len(inside)), len(inside) // 2
     return AcquiredFrame(
         key=key,
         encoding=encoding,
         data=np.stack([acq.data for acq in inside]).astype(np.complex64, copy=False),
         rows=rows,
         heads=tuple(acq.getHead() for acq in inside),
-        trajectory=np.stack([acq.traj for acq in inside]) if has_trajectory else None,
+        trajectory=None if on_grid else trajectory,
         reference=inside[nearest].getHead(),
+        on_grid=on_grid,
         warnings=tuple(warnings),
     )
 

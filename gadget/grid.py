@@ -12,6 +12,11 @@ import numpy as np
 from gadget.header import Space
 
 
+def n_wanted(n: int, fov: float, wanted_fov: float) -> int:
+    """Points that cover the wanted field of view on the same pixel size, at most n."""
+    return min(n, round(n * wanted_fov / fov))
+
+
 def to_recon_complex(image: np.ndarray, fov_mm: tuple[float, float], recon: Space) -> np.ndarray:
     """Map complex images `(..., y, x)` to the recon matrix, band-limited, intensities kept."""
     image = _to_fov(image, fov_mm, recon)

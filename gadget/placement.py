@@ -1,7 +1,4 @@
-"""Cartesian readouts onto the k-space grid.
-
-The seam for other trajectories is `gadget.prepare.prepare`: what is not on a grid goes elsewhere.
-"""
+"""Cartesian readouts onto the k-space grid; others are `gadget.trajectory`'s."""
 
 from __future__ import annotations
 
@@ -14,6 +11,7 @@ import numpy as np
 from gadget.classify import has_flag
 from gadget.errors import DataError
 from gadget.frames import AcquiredFrame
+from gadget.grid import n_wanted
 
 _MAX_LOST = 0.05  # share of the samples that may fall outside the grid
 
@@ -56,10 +54,8 @@ def cartesian_grid(acquired: AcquiredFrame, data: np.ndarray) -> Grid:
     Raises
     ------
     DataError
-        E307 when more than 5 % of the samples fall outside the encoded matrix, E320 when the readouts are
-        not lines of a Cartesian grid.
+        E307 when more than 5 % of the samples fall outside the encoded matrix.
     """
-    _refuse_other_trajectories(acquired)
     encoded, recon = acquired.encoding.encoded, acquired.encoding.recon
     n_samples = data.shape[2]
     nx, fov_x = encoded.matrix[0], encoded.fov_mm[0]
@@ -124,11 +120,6 @@ def _centre(head: ismrmrd.AcquisitionHeader, nx: int) -> int:
     return int(n // 2 if centre >= n or (centre == 0 and n == nx) else centre)
 
 
-def n_wanted(n: int, fov: float, wanted_fov: float) -> int:
-    """Points that cover the wanted field of view on the same pixel size, at most n."""
-    return min(n, round(n * wanted_fov / fov))
-
-
 def remove_oversampling(grid: Grid) -> Grid:
     """Crop the readout to the wanted field of view in image space (unitary transforms).
 
@@ -152,23 +143,3 @@ def remove_oversampling(grid: Grid) -> Grid:
 
 def _centred(transform: Callable[..., np.ndarray], lines: np.ndarray) -> np.ndarray:
     return np.fft.fftshift(transform(np.fft.ifftshift(lines, axes=-1), axis=-1, norm="ortho"), axes=-1)
-
-
-def _refuse_other_trajectories(acquired: AcquiredFrame) -> None:
-    kind = acquired.encoding.trajectory
-    if kind != "cartesian":
-        raise DataError(
-            320,
-            f"{acquired.key}: the trajectory {kind[:20]!r} is not supported yet.",
-            "Reconstruct Cartesian scans, or grid the data upstream.",
-        )
-    # Some Cartesian sources attach k-space positions; lines along kx are what they should be.
-    traj = acquired.trajectory
-    if traj is not None and traj.shape[2] >= 2:
-        ky = traj[..., 1]
-        if np.ptp(ky, axis=1).max() > 1e-3 * max(float(np.ptp(traj[..., 0])), 1e-12):
-            raise DataError(
-                320,
-                f"{acquired.key}: the header says cartesian, but the readouts are not lines along kx.",
-                "Other trajectories are not supported yet.",
-            )

@@ -1,4 +1,4 @@
-"""From readouts to what the reconstruction takes: whitened k-space on the grid, mask, noise level.
+"""From readouts to what the reconstruction takes: whitened k-space, where it was sampled, noise level.
 
 All steps are linear in the data, and the whitener is multiplied by one factor in the units of the
 input, so that images keep the scale of the k-space they came from.
@@ -6,7 +6,7 @@ input, so that images keep the scale of the k-space they came from.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import ismrmrd
@@ -15,6 +15,7 @@ import numpy as np
 from gadget import logs
 from gadget.frames import AcquiredFrame
 from gadget.placement import cartesian_grid, remove_oversampling
+from gadget.trajectory import sampled_frame
 from gadget.whitening import Whitener
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class PreparedFrame:
     Attributes
     ----------
     frame
-        K-space, mask and noise level for `pogmdm_core.reconstruct`.
+        K-space, mask or trajectory, and noise level for `pogmdm_core.reconstruct`.
     fov_mm
         Field of view `(y, x)` of its image grid, mm; may exceed the wanted one, `gadget.grid` crops.
     acquired
@@ -52,7 +53,7 @@ class PreparedFrame:
 
 
 def prepare(acquired: AcquiredFrame, whitener: Whitener | None, settings: GadgetSettings) -> PreparedFrame:
-    """Whiten, place on the grid, remove readout oversampling, compress channels.
+    """Whiten, place on the grid and remove readout oversampling, or decode the trajectory; compress channels.
 
     Parameters
     ----------
@@ -61,17 +62,17 @@ def prepare(acquired: AcquiredFrame, whitener: Whitener | None, settings: Gadget
     whitener
         From the noise scan; None leaves the noise unknown, it is then estimated from the data.
     settings
-        ``coils.n_virtual`` is used.
+        ``coils.n_virtual`` and ``trajectory`` are used.
 
     Raises
     ------
     DataError
-        E307 samples outside the grid, E320 a trajectory that is not supported, E331 no sample falls on the grid.
+        E307 samples outside the grid, E331 no sample falls on the grid, and those of
+        `gadget.trajectory.sampled_frame`.
     """
     import torch
 
-    from pogmdm_core import KSpaceFrame
-    from pogmdm_core.noise import compression_matrix, estimate_noise_std
+    from pogmdm_core.noise import compression_matrix, estimate_frame_noise
 
     warnings = list(acquired.warnings)
     data, noise_std = acquired.data, None
@@ -83,14 +84,11 @@ def prepare(acquired: AcquiredFrame, whitener: Whitener | None, settings: Gadget
     else:
         warnings.append("NOT_WHITENED")
 
-    grid = remove_oversampling(cartesian_grid(acquired, data))
-    warnings += grid.warnings
-    kspace, mask = grid.kspace, grid.n_averages > 0
-    if noise_std is not None and mask.any():
-        # the core knows one noise level: that of the typical sample
-        noise_std /= float(np.sqrt(np.median(grid.n_averages[mask])))
+    frame, fov_mm, more = (_on_grid if acquired.on_grid else _off_grid)(acquired, data, noise_std, settings)
+    warnings += more
+    if frame.noise_std is not None:
         # the outermost samples bound the noise from above, and hold little signal
-        ratio = estimate_noise_std(torch.from_numpy(kspace), torch.from_numpy(mask)) / noise_std
+        ratio = estimate_frame_noise(frame) / frame.noise_std
         if ratio and not 1 / _PLAUSIBLE < ratio < _PLAUSIBLE:
             logs.get().warning(
                 "%s: outer k-space is %.3g times the noise scan: the scales cannot match; only the noise scan's "
@@ -99,17 +97,56 @@ def prepare(acquired: AcquiredFrame, whitener: Whitener | None, settings: Gadget
                 ratio,
             )
             warnings.append("NOISE_SCALE_MISMATCH")
-            noise_std = None
-    if settings.coils.n_virtual is not None and settings.coils.n_virtual < len(kspace):
-        matrix, _ = compression_matrix(torch.from_numpy(kspace[:, mask]), settings.coils.n_virtual)
-        kspace = np.einsum("vc,cyx->vyx", matrix.resolve_conj().numpy().astype(np.complex64), kspace)
+            frame = replace(frame, noise_std=None)
+    if settings.coils.n_virtual is not None and settings.coils.n_virtual < frame.n_coils:
+        samples = frame.kspace if frame.mask is None else frame.kspace[:, frame.mask]
+        matrix, _ = compression_matrix(samples, settings.coils.n_virtual)
+        kspace = torch.tensordot(matrix.to(torch.complex64), frame.kspace, dims=1)
+        frame = replace(frame, kspace=kspace)
     return PreparedFrame(
-        frame=KSpaceFrame.cartesian(torch.from_numpy(np.ascontiguousarray(kspace)), torch.from_numpy(mask), noise_std),
-        fov_mm=grid.fov_mm,
+        frame=frame,
+        fov_mm=fov_mm,
         acquired=acquired,
         whitened=whitener is not None,
         warnings=tuple(warnings),
     )
+
+
+_Made = tuple["KSpaceFrame", tuple[float, float], tuple[str, ...]]
+
+
+def _on_grid(acquired: AcquiredFrame, data: np.ndarray, noise_std: float | None, _: GadgetSettings) -> _Made:
+    """Frame, field of view `(y, x)` in mm and warnings of Cartesian readouts."""
+    import torch
+
+    from pogmdm_core import KSpaceFrame
+
+    grid = remove_oversampling(cartesian_grid(acquired, data))
+    mask = grid.n_averages > 0
+    if noise_std is not None and mask.any():
+        # the core knows one noise level: that of the typical sample
+        noise_std /= float(np.sqrt(np.median(grid.n_averages[mask])))
+    kspace = torch.from_numpy(np.ascontiguousarray(grid.kspace))
+    return KSpaceFrame.cartesian(kspace, torch.from_numpy(mask), noise_std), grid.fov_mm, grid.warnings
+
+
+def _off_grid(acquired: AcquiredFrame, data: np.ndarray, noise_std: float | None, settings: GadgetSettings) -> _Made:
+    """Frame, field of view `(y, x)` in mm and warnings of readouts with a trajectory."""
+    import torch
+
+    from pogmdm_core import KSpaceFrame
+
+    sampled, line = sampled_frame(acquired, data, settings.trajectory)
+    logs.get().info("%s: %s", acquired.key, line)
+    frame = KSpaceFrame.noncartesian(
+        torch.from_numpy(sampled.samples),
+        torch.from_numpy(sampled.k),
+        sampled.shape,
+        None if sampled.density is None else torch.from_numpy(sampled.density),
+        None if noise_std is None else noise_std * sampled.scale,
+        torch.from_numpy(sampled.shot),
+    )
+    return frame, sampled.fov_mm, sampled.warnings
 
 
 def make_whitener(

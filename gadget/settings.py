@@ -34,6 +34,28 @@ class NoiseSettings(Section):
     )
 
 
+class TrajectorySettings(Section):
+    """How positions off the Cartesian grid are read."""
+
+    columns: Literal["auto", "kxky", "kxky_dcf", "kxkykz"] = Field(
+        default="auto",
+        description="what the columns of a trajectory are; auto: a third one that is >= 0, varies and grows with the "
+        "radius is a density weight, a constant one kz, anything else is refused",
+    )
+    unit: Literal["auto", "normalized", "per_fov", "radians"] = Field(
+        default="auto",
+        description="edge of k-space is at 0.5 (normalized), N/2 (per_fov: cycles per reconSpace field of view), "
+        "pi (radians); auto: the one that fits the header's matrix",
+    )
+    fov_factor: float = Field(
+        default=1.0,
+        ge=1,
+        le=2,
+        description="how much larger than the field of view the object is (off the grid only): reconstructed larger, "
+        "then cropped",
+    )
+
+
 class OutputSettings(Section):
     """Which images are sent, and as what."""
 
@@ -79,10 +101,11 @@ class GadgetSettings(Settings):
     preset: str = Field(default="default", description="shipped preset: default, fast, quality, paper")
     prior: str = Field(default="default", description="name of shipped weights, or path of a .safetensors file")
     noise: NoiseSettings = Field(default_factory=NoiseSettings)
+    trajectory: TrajectorySettings = Field(default_factory=TrajectorySettings)
     trigger: Literal["auto", "slice", "repetition", "measurement"] = Field(
         default="auto",
         description="what completes a frame. auto: any LAST_IN_SLICE/REPETITION/MEASUREMENT flag, or all "
-        "lines present when another index begins; else that flag alone. The end of the scan always does",
+        "lines present when another index begins (Cartesian); else that flag alone. The end of the scan always does",
     )
     output: OutputSettings = Field(default_factory=OutputSettings)
     limits: LimitsSettings = Field(default_factory=LimitsSettings)

@@ -215,25 +215,6 @@ def test_centre_sample_decides_the_first_column(n, centre, reverse, first):
     assert sample_columns(head, 96)[0] == first
 
 
-@pytest.mark.parametrize("kind", ["spiral", "radial", "epi"])
-def test_other_trajectories_are_refused(kind):
-    with pytest.raises(DataError, match=f"E320 .*'{kind}' is not supported yet"):
-        prepared_of(Scan(trajectory=kind))
-
-
-def test_spokes_under_a_cartesian_header_are_refused():
-    scan = Scan()
-    acquisitions = []
-    for i, acq in enumerate(scan.acquisitions()):
-        k = np.linspace(-0.5, 0.5, acq.number_of_samples, dtype=np.float32)
-        traj = np.stack([k * np.cos(i), k * np.sin(i)], axis=1).astype(np.float32)
-        head = acq.getHead()
-        head.trajectory_dimensions = 2
-        acquisitions.append(ismrmrd.Acquisition(head, data=acq.data, trajectory=traj))
-    with pytest.raises(DataError, match="E320 .*not lines along kx"):
-        prepared_of(scan, acquisitions)
-
-
 def test_readouts_wider_than_the_grid_are_refused():
     scan = Scan(noise_std=0, noise_scan=False)
     wide = []

@@ -201,3 +201,49 @@ class Scan:
 
 def _limit(name: str, maximum: int, centre: int = 0) -> str:
     return f"<{name}><minimum>0</minimum><maximum>{maximum}</maximum><center>{centre}</center></{name}>"
+
+
+def radial_scan(
+    shape: tuple[int, int] = (40, 40),
+    n_spokes: int = 25,
+    n_coils: int = 2,
+    point: tuple[int, int] | None = None,
+    noise_std: float = 0.0,
+    last_flags: bool = True,
+) -> tuple[bytes, list[ismrmrd.Acquisition]]:
+    """Header and spokes (positions normalised, cycles per pixel) of a discrete object, by an explicit Fourier sum.
+
+    The object is that of `Scan`, coil by coil, or one pixel of 1 that every coil sees alike. A noise scan
+    comes first when there is noise.
+    """
+    ny, nx = shape
+    scan = Scan(nx=nx, ny=ny, n_coils=n_coils, oversampling=1, trajectory="radial", noise_std=noise_std)
+    images = scan.coils() * scan.image()
+    if point is not None:
+        images = np.zeros((n_coils, ny, nx), complex)
+        images[:, point[0], point[1]] = 1.0
+    rng = np.random.default_rng(3)
+    made = []
+    if noise_std:
+        noise = ismrmrd.Acquisition.from_array(scan.noise(rng, 2048, 5.0).astype(np.complex64), sample_time_us=5.0)
+        noise.set_flag(ismrmrd.ACQ_IS_NOISE_MEASUREMENT)
+        made.append(noise)
+    n_read = 2 * max(shape)
+    radius = (np.arange(n_read) - n_read // 2) / n_read
+    for spoke in range(n_spokes):
+        angle = np.pi * spoke / n_spokes
+        k = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
+        along_x = np.exp(-2j * np.pi * k[:, :1] * (np.arange(nx) - nx // 2))
+        along_y = np.exp(-2j * np.pi * k[:, 1:] * (np.arange(ny) - ny // 2))
+        data = np.einsum("cyx,ny,nx->cn", images, along_y, along_x, optimize=True) / np.sqrt(ny * nx)
+        data = data + scan.noise(rng, n_read, 5.0)
+        acq = ismrmrd.Acquisition.from_array(
+            data.astype(np.complex64), k.astype(np.float32), sample_time_us=5.0, center_sample=n_read // 2
+        )
+        acq.idx.kspace_encode_step_1 = spoke
+        acq.read_dir[:], acq.phase_dir[:], acq.slice_dir[:] = [1, 0, 0], [0, 1, 0], [0, 0, 1]
+        if spoke == n_spokes - 1 and last_flags:
+            acq.set_flag(ismrmrd.ACQ_LAST_IN_SLICE)
+            acq.set_flag(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
+        made.append(acq)
+    return scan.header(), made
