@@ -18,7 +18,7 @@ from pogmdm_core.frame import GAUSSIAN_FACTORS, KSpaceFrame, Progress, ReconResu
 from pogmdm_core.map_estimate import MapEstimate, level_for, map_estimate
 from pogmdm_core.noise import estimate_frame_noise
 from pogmdm_core.operators.encoding import EncodingModel, root_sum_of_squares
-from pogmdm_core.operators.fourier import fourier_operator
+from pogmdm_core.operators.fourier import CartesianFourier, fourier_operator
 from pogmdm_core.posterior import RunningMoments
 from pogmdm_core.prior.model import Prior
 from pogmdm_core.sampler import Diverged, sample
@@ -100,7 +100,7 @@ def reconstruct(
     model = EncodingModel(frame, scale)
 
     with run.timed("warm start"):
-        start = _warm_start(model, settings, run)
+        start = _warm_start(model, settings, noise_std / scale, run)
     noise_level = _noise_level(model, start, noise_std / scale, run)
     with run.timed("MAP"):
         found = _map(model, prior, start, noise_level, settings, run)
@@ -207,14 +207,20 @@ class _Run:
         self.status, self.detail = status, detail
 
 
-def _warm_start(model: EncodingModel, settings: Settings, run: _Run) -> WarmStart:
+def _warm_start(model: EncodingModel, settings: Settings, eta: float, run: _Run) -> WarmStart:
     if settings.coils.init == "zero_filled":
         return zero_filled_start(model)
     if settings.coils.init == "acs":
         start = acs_start(model)
     else:
+        # Cartesian scans gain from all steps; off the grid they amplify noise once the data are fitted
+        enough = 0.0 if isinstance(model.fourier, CartesianFourier) else eta
         start = nlinv(
-            model, settings.coils.newton_steps, report=run.reporter("warm start"), should_stop=run.should_stop
+            model,
+            settings.coils.newton_steps,
+            noise_level=enough,
+            report=run.reporter("warm start"),
+            should_stop=run.should_stop,
         )
     start = smooth_phase_into_coils(start)
     if bool(torch.isfinite(torch.view_as_real(start.csm * start.image)).all()):

@@ -75,7 +75,13 @@ class CoilSettings(Section):
     init: Literal["nlinv", "zero_filled", "acs"] = Field(
         "nlinv", description="warm start: joint Gauss-Newton estimate, zero-filled (paper), or k-space centre"
     )
-    newton_steps: int = Field(12, ge=1, le=20, description="Gauss-Newton steps of the nlinv warm start")
+    newton_steps: int = Field(
+        12,
+        ge=1,
+        le=20,
+        description="most Gauss-Newton steps of the nlinv warm start; "
+        "off the grid it stops when the residual reaches the noise",
+    )
     update_every: int = Field(
         0, ge=0, le=1000, description="update the maps every so many sampler levels; 0 keeps the warm start's"
     )

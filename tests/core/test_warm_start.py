@@ -4,7 +4,10 @@ import pytest
 import torch
 from helpers.simulated_scan import simulate
 
+from pogmdm_core.frame import KSpaceFrame
 from pogmdm_core.operators.encoding import EncodingModel, root_sum_of_squares
+from pogmdm_core.phantom import Phantom
+from pogmdm_core.trajectories import radial
 from pogmdm_core.warm_start import WarmStart, acs_start, nlinv, smooth_phase_into_coils, zero_filled_start
 
 
@@ -110,3 +113,27 @@ def test_a_smooth_phase_is_removed_from_the_image(scan):
     inside = scan.image.abs() > 0.3
     assert turned.angle()[inside].abs().max() > 1
     assert moved.image.angle()[inside].abs().max() < 0.2
+
+
+@pytest.mark.parametrize("noise", [0.02, 0.1])
+def test_the_warm_start_stops_at_the_noise(noise):
+    """Off the grid, steps beyond the noise make the image worse; the residual tells when, at any noise."""
+    shape = (64, 64)
+    phantom, generator = Phantom.head(6), torch.Generator().manual_seed(0)
+    k, _ = radial(24, shape, n_read=64)
+    samples = 64 * phantom.kspace(k)
+    samples = samples + noise * torch.view_as_complex(
+        torch.randn(*samples.shape, 2, dtype=torch.float64, generator=generator)
+    )
+    model, truth, steps = EncodingModel(KSpaceFrame.noncartesian(samples, k, shape)), phantom.truth(shape), []
+    stopped = nlinv(model, 14, noise_level=noise, report=lambda done, total: steps.append(done))
+    assert 5 < len(steps) < 13
+    assert model.residual_std(stopped.image, stopped.csm) <= 1.05 * noise
+    before = nlinv(model, len(steps) - 1)
+    assert model.residual_std(before.image, before.csm) > 1.05 * noise
+
+    def error(start):
+        return float((start.image.abs() - truth).norm() / truth.norm())
+
+    images = [error(nlinv(model, n)) for n in (len(steps) - 1, len(steps) + 1, len(steps) + 2, 14)]
+    assert error(stopped) < 1.15 * min(images) and error(stopped) < 0.8 * images[-1]
