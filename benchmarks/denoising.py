@@ -26,9 +26,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from real_data import read_reference
 from skimage.restoration import denoise_tv_chambolle
 
+from gadget.evaluate.data import read_full_scan
 from gadget.image_files import read_images
 from gadget.train import _read_settings
 from pogmdm_core import Prior, load_prior
@@ -65,7 +65,7 @@ def held_out_groups(images: list[TrainingImage], share: float, seed: int, limit:
 
 
 def scan_group(path: Path, limit: int) -> Group:
-    reference = read_reference(path)
+    reference = read_full_scan(path).reference
     rows, columns = (np.flatnonzero(reference.mask.any(axis)) for axis in (1, 0))
     image = reference.image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].astype(np.float32)
     image = image / np.quantile(image, 0.999)

@@ -21,6 +21,9 @@ import torch
 from pogmdm_core.operators.encoding import EncodingModel
 from pogmdm_core.operators.linear import inner
 
+_POWER_STEPS = 12
+_POWER_MARGIN = 1.1  # power iteration approaches from below
+
 
 class SmoothPrior(Protocol):
     """What the estimate asks of a prior: the learned one, or total variation."""
@@ -30,10 +33,6 @@ class SmoothPrior(Protocol):
 
     def lipschitz_bound(self, noise_level: float, shape: tuple[int, int], /) -> float:
         """Bound of the energy's curvature."""
-
-
-_POWER_STEPS = 12
-_POWER_MARGIN = 1.1  # power iteration approaches from below
 
 
 @dataclass(frozen=True)
