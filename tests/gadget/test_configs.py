@@ -6,7 +6,7 @@ import pytest
 from gadget import configs
 from pogmdm_core.errors import ConfigError, OutputError
 
-SHIPPED = ("pogmdm_cartesian.xml", "pogmdm_standalone.xml")
+SHIPPED = ("pogmdm_cartesian.xml", "pogmdm_noncartesian.xml", "pogmdm_standalone.xml")
 READERS = {("gadgetron_core_readers", "AcquisitionReader"), ("gadgetron_core_readers", "WaveformReader")}
 
 
@@ -45,6 +45,13 @@ def test_cartesian_chain_order():
         "external",
         "ImageFinishGadget",
     ]
+    assert {g.findtext("dll") for g in root.findall("stream/gadget")} == {"gadgetron_mricore"}
+
+
+def test_noncartesian_chain_leaves_samples_and_trajectory_together():
+    root = parse(configs.text_of("pogmdm_noncartesian"))
+    order = [c.findtext("classname") if c.tag == "gadget" else "external" for c in root.find("stream")]
+    assert order == ["NoiseAdjustGadget", "external", "ImageFinishGadget"]
     assert {g.findtext("dll") for g in root.findall("stream/gadget")} == {"gadgetron_mricore"}
 
 
