@@ -143,6 +143,37 @@ def _assignment(text: str) -> tuple[str, str]:
     return key.strip(), value
 
 
+def _add_serve(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "serve",
+        _run_serve,
+        "run as a service for Gadgetron's <connect>, FIRE and OpenRecon clients",
+        "pogmdm serve --port 9002",
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (default: %(default)s, this machine only; :: is all IPv4 and IPv6)",
+    )
+    parser.add_argument("--port", type=int, default=18000, help="TCP port (default: %(default)s)")
+    parser.add_argument(
+        "--queue",
+        type=int,
+        default=1,
+        metavar="N",
+        choices=range(101),
+        help="clients that may wait while a scan is reconstructed, 0 to 100; more are refused (default: %(default)s)",
+    )
+
+
+def _run_serve(args: argparse.Namespace) -> int:
+    from gadget.serve import serve_command
+
+    serve_command(args.host, args.port, args.queue, args.debug)
+    return 0
+
+
 def _add_phantom(commands: Any) -> None:
     parser = _command(
         commands,
@@ -417,7 +448,7 @@ def _schema() -> str:
     return json.dumps(GadgetSettings.model_json_schema(), indent=2) + "\n"
 
 
-_COMMANDS = (_add_run, _add_phantom, _add_train, _add_inspect, _add_evaluate, _add_doctor, _add_configs)
+_COMMANDS = (_add_run, _add_serve, _add_phantom, _add_train, _add_inspect, _add_evaluate, _add_doctor, _add_configs)
 
 
 if __name__ == "__main__":

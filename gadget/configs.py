@@ -109,7 +109,7 @@ def gadget_configuration(chain: str | Path | None, properties: Sequence[tuple[st
         raise ConfigError(108, f"{path.name} is not readable XML ({type(error).__name__}).") from error
     if (root.findtext("version") or "").strip() != "2":
         raise ConfigError(108, f"{path.name} is not a version 2 configuration.", "See the shipped ones.")
-    node = _our_configuration(root)
+    node = our_configuration(root)
     if node is None:
         raise ConfigError(
             108,
@@ -124,7 +124,7 @@ def gadget_configuration(chain: str | Path | None, properties: Sequence[tuple[st
     return ElementTree.tostring(node)
 
 
-def _our_configuration(root: ElementTree.Element) -> ElementTree.Element | None:
+def our_configuration(root: ElementTree.Element) -> ElementTree.Element | None:
     """Find the configuration of our <external>; an absent one counts as empty, as in Gadgetron."""
     for external in _externals(root):
         node = external.find("configuration")

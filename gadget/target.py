@@ -7,10 +7,12 @@ target runs, so a broken installation has to fail inside `pogmdm_recon` to be se
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from gadget import logs
+from gadget.cancel import Cancelled, cancel_on_signals
 from gadget.errors import coded
 from gadget.transport import Link, RawMessage
 
@@ -38,10 +40,46 @@ def pogmdm_recon(connection: Any) -> None:
         After the peer was sent the same text as ERROR (id 8): Gadgetron takes a child that merely
         stops for one that is done. Unexpected errors become E599, for their text may quote data.
     """
-    log = logs.configure()
+
+    def start() -> tuple[GadgetSettings, Any]:
+        from gadget.settings import from_xml
+
+        raw = connection.raw_bytes
+        return from_xml(connection.config, raw.config or b""), connection.header or raw.header
+
     link = Link(connection)
     try:
-        reconstruct_scan(link, connection)
+        with cancel_on_signals(signal.SIGTERM):
+            run_scan(link, start)
+    except Cancelled as request:
+        from gadget.errors import TransportError
+
+        raise TransportError(412, f"cancelled ({request}).") from None
+
+
+def run_scan(link: Link, start: Callable[[], tuple[GadgetSettings, Any]]) -> None:
+    """Reconstruct one scan, and tell the peer whatever goes wrong.
+
+    Parameters
+    ----------
+    link
+        To the peer.
+    start
+        Gives the settings and the header; called where its errors reach the peer.
+
+    Raises
+    ------
+    PogmdmError
+        After it was sent.
+    """
+    log = logs.configure()
+    try:
+        reconstruct_scan(link, *start())
+    except Cancelled as request:
+        log.warning("cancelled (%s)", request)
+        link.lost = True  # it may have come in the middle of a message
+        link.fail(f"E412 cancelled ({request}).", quiet_s=0.1, most_s=0.5)
+        raise
     except Exception as error:  # noqa: BLE001 - the one place: whatever happens must reach the client
         shown = coded(error)
         log.error("%s", shown)
@@ -51,20 +89,17 @@ def pogmdm_recon(connection: Any) -> None:
         raise shown.with_traceback(None) from (error if debug and shown is not error else None)
 
 
-def reconstruct_scan(link: Link, connection: Any) -> None:
-    """Settings, geometry, then frame by frame: prepare, reconstruct, send."""
-    from gadget import settings as settings_module
+def reconstruct_scan(link: Link, settings: GadgetSettings, header: Any) -> None:
+    """Geometry, then frame by frame: prepare, reconstruct, send."""
     from gadget.buffer import AcquisitionBuffer
     from gadget.emit import Emitter
     from gadget.header import read_geometry
     from gadget.prepare import make_whitener, prepare
 
-    raw = connection.raw_bytes
-    settings = settings_module.from_xml(connection.config, raw.config or b"")
     log = logs.configure(settings.log)
     limits = settings.limits
     link.limit(limits.max_coils, limits.max_message_bytes, limits.idle_timeout_s)
-    geometry = read_geometry(connection.header or raw.header, limits.max_matrix)
+    geometry = read_geometry(header, limits.max_matrix)
     log.info("scan: %s; preset %s", geometry.summary(), settings.preset)
 
     core = resolve_core()

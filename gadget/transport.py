@@ -41,7 +41,7 @@ class Link:
     Parameters
     ----------
     connection
-        `gadgetron.external.connection.Connection` after its handshake.
+        `gadgetron.external.connection.Connection` after its handshake, or `gadget.handshake.ServedConnection`.
 
     Notes
     -----
@@ -54,8 +54,9 @@ class Link:
 
     def __init__(self, connection: Any, idle_timeout_s: float = 300.0) -> None:
         self.connection = connection
-        self.socket = ExactSocket(connection.socket.socket, idle_timeout_s)
-        connection.socket = self.socket
+        if not isinstance(connection.socket, ExactSocket):
+            connection.socket = ExactSocket(connection.socket.socket, idle_timeout_s)
+        self.socket: ExactSocket = connection.socket
         self.n_messages = 0
         self.n_waveforms = 0
         self.ended = False
@@ -114,11 +115,11 @@ class Link:
         item.serialize_into(buffer.write)
         self.socket.write(buffer.getbuffer())
 
-    def fail(self, text: str, quiet_s: float = 1.0) -> None:
+    def fail(self, text: str, quiet_s: float = 1.0, most_s: float | None = None) -> None:
         """Report an error to the peer: read what it still sends, once, then send ERROR.
 
         A server that is still writing when we close loses the text, hence the draining. CLOSE
-        follows when the connection is closed.
+        follows when the connection is closed. To a FIRE client it goes as TEXT.
 
         Parameters
         ----------
@@ -127,14 +128,21 @@ class Link:
         quiet_s
             When message boundaries are lost there is no CLOSE to wait for: stop after this many
             seconds without a byte.
+        most_s
+            Then read for so many seconds at most; None for the idle time-out.
         """
         with contextlib.suppress(Exception):  # whatever it is, the first error is the one to report
-            self._drain(quiet_s)
+            self._drain(quiet_s, most_s if most_s is not None else self.socket.idle_timeout_s)
         payload = text.encode("utf-8")[:_ERROR_TEXT_BYTES].decode("utf-8", "ignore").encode("utf-8")
+        if getattr(self.connection, "fire", False):  # FIRE knows no ERROR; its log viewer goes by the first word
+            payload = b"ERR " + payload + b"\0"
+            message = struct.pack("<HI", TEXT, len(payload)) + payload
+        else:
+            message = struct.pack("<HQ", ERROR, len(payload)) + payload
         with contextlib.suppress(Exception):
-            self.socket.write(struct.pack("<HQ", ERROR, len(payload)) + payload)
+            self.socket.write(message)
 
-    def _drain(self, quiet_s: float) -> None:
+    def _drain(self, quiet_s: float, most_s: float) -> None:
         if self.ended:
             return
         if not self.lost:
@@ -144,7 +152,7 @@ class Link:
             if self.ended:
                 return
         self.ended = True
-        deadline = time.monotonic() + self.socket.idle_timeout_s
+        deadline = time.monotonic() + most_s
         self.socket.socket.settimeout(quiet_s)
         try:
             while time.monotonic() < deadline and self.socket.socket.recv(CHUNK):

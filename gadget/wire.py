@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
+import time
 from typing import Any
 
-CLOSE, TEXT, ERROR = 4, 5, 8
+CONFIG_FILE, CONFIG, HEADER, CLOSE, TEXT, ERROR = 1, 2, 3, 4, 5, 8
+CONFIG_FILE_BYTES = 1024
 ACQUISITION, IMAGE, WAVEFORM = 1008, 1022, 1026
 CHUNK = 1 << 20
 
@@ -45,6 +47,9 @@ class ExactSocket:
     def __init__(self, raw: socket.socket, idle_timeout_s: float) -> None:
         self.socket = raw
         self.idle_timeout_s = idle_timeout_s
+        # time.monotonic() at which reading ends although bytes still trickle in
+        self.deadline: float | None = None
+        self._unread = b""
         # after a message went out in part, whatever follows would be read as the rest of it
         self._torn = False
         raw.settimeout(idle_timeout_s)
@@ -56,11 +61,14 @@ class ExactSocket:
         ------
         TransportError
             E401 end of the stream between messages, E402 inside one, E403 nothing came for
-            `idle_timeout_s`.
+            `idle_timeout_s`, or `deadline` is over.
         """
         # grows with what arrives, so that an announced size alone costs no memory
-        received = bytearray()
+        received = bytearray(self._unread[:n_bytes])
+        self._unread = self._unread[n_bytes:]
         while len(received) < n_bytes:
+            if self.deadline is not None and time.monotonic() > self.deadline:
+                raise broken(403, f"the sender is too slow (got {len(received)} of {n_bytes} bytes).")
             try:
                 chunk = self.socket.recv(min(n_bytes - len(received), CHUNK))
             except TimeoutError:
@@ -78,6 +86,10 @@ class ExactSocket:
             received += chunk
         return bytes(received)
 
+    def unread(self, data: bytes) -> None:
+        """Put bytes back in front of what is read next."""
+        self._unread = data + self._unread
+
     def write(self, data: Any) -> None:
         """Write everything.
 
@@ -88,14 +100,14 @@ class ExactSocket:
         """
         if self._torn:
             raise broken(409, "an earlier message went out in part only; nothing can follow it.")
+        self._torn = True  # until all of it is out, whatever interrupts it
         try:
             self.socket.sendall(data)
         except TimeoutError:
-            self._torn = True
             raise broken(407, f"the receiver took no data for {self.idle_timeout_s:g} s.") from None
         except OSError:
-            self._torn = True
             raise broken(409, "the receiver closed the connection before the images were sent.") from None
+        self._torn = False
 
     def close(self) -> None:
         """Send CLOSE if somebody still listens, and close."""

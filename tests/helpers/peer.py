@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import socket
 import struct
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 
 import ismrmrd
 
-CONFIG, HEADER, CLOSE, TEXT, ERROR = 2, 3, 4, 5, 8
+CONFIG_FILE, CONFIG, HEADER, CLOSE, TEXT, ERROR = 1, 2, 3, 4, 5, 8
 ACQUISITION, IMAGE, WAVEFORM = 1008, 1022, 1026
 
 
@@ -48,12 +49,23 @@ def stream(header: bytes, items: Iterable, config: bytes = b"", close: bool = Tr
     return [*parts, close_message()] if close else parts
 
 
+def fire_stream(
+    header: bytes, items: Iterable, name: str = "openrecon", parameters: dict[str, object] | None = None
+) -> list[bytes]:
+    """All messages of a scan, as a FIRE client sends them."""
+    parts = [struct.pack("<H1024s", CONFIG_FILE, name.encode()), text_message(HEADER, header + b"\0")]
+    if parameters is not None:
+        parts.append(text_message(TEXT, json.dumps({"version": "1.0", "parameters": parameters}).encode() + b"\0"))
+    return [*parts, *stream(b"", items)[2:]]
+
+
 @dataclass
 class Outcome:
     """What the gadget sent, and how it ended."""
 
     images: list[ismrmrd.Image] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
     closed: bool = False
     order: list[int] = field(default_factory=list)
     raised: BaseException | None = None
@@ -88,6 +100,9 @@ def _collect(sock: socket.socket, outcome: Outcome) -> None:
             elif mid == ERROR:
                 (n,) = struct.unpack("<Q", read(8))
                 outcome.errors.append(read(n).decode())
+            elif mid == TEXT:
+                (n,) = struct.unpack("<I", read(4))
+                outcome.texts.append(read(n).decode())
             else:
                 raise AssertionError(f"the gadget sent a message of id {mid}")
 
@@ -129,6 +144,20 @@ def run_in_process(parts: list[bytes], target: Callable, *, hang_up: bool = Fals
         alive = any(thread.is_alive() for thread in threads)
         ours.close()
         assert not alive, "the gadget did not end"
+    return outcome
+
+
+def run_client(
+    address: tuple[str, int], parts: list[bytes], *, hang_up: bool = False, timeout: float = 90.0
+) -> Outcome:
+    """Connect to a service and play its client, Gadgetron or FIRE."""
+    outcome = Outcome()
+    with socket.create_connection(address, timeout) as sock:
+        feeder = threading.Thread(target=_feed, args=(sock, parts, hang_up), daemon=True)
+        feeder.start()
+        _collect(sock, outcome)
+        feeder.join(timeout)
+        assert not feeder.is_alive()
     return outcome
 
 

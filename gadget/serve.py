@@ -1,0 +1,213 @@
+"""`pogmdm serve`: the gadget as a resident service, so that no scan waits for torch to be imported.
+
+The main thread reconstructs, one scan after the other, where signals can interrupt it; another one accepts clients.
+Every scan has its own connection, settings, buffers and prior (read anew from its file in some 20 ms), so nothing
+of one can show up in another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import queue
+import selectors
+import signal
+import socket
+import struct
+import threading
+from typing import TYPE_CHECKING
+
+from gadget import logs
+from gadget.cancel import Cancelled, cancel_on_signals
+from gadget.errors import TransportError, coded
+from gadget.handshake import ServedConnection
+from gadget.target import resolve_core, run_scan
+from gadget.transport import Link
+from gadget.wire import CONFIG_FILE
+
+if TYPE_CHECKING:
+    from gadget.settings import GadgetSettings
+
+_REFUSAL_S = 5.0
+_MAX_REFUSALS = 8
+
+
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Listen on every address of a host; IPv6 addresses that this machine does not have are left out.
+
+    Parameters
+    ----------
+    host
+        Name or address; ``::`` means all IPv4 and IPv6 addresses.
+    port
+        0 takes any free one, the same for all addresses.
+
+    Raises
+    ------
+    TransportError
+        E408 the port is taken, or the address is not one of this machine.
+    """
+    if host == "::" and socket.has_dualstack_ipv6():
+        with contextlib.suppress(OSError):  # IPv6 switched off: IPv4 alone, below, reports what else is wrong
+            return [socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True)]
+    sockets: list[socket.socket] = []
+    failure: OSError | None = None
+    try:
+        found = socket.getaddrinfo("0.0.0.0" if host == "::" else host, port, type=socket.SOCK_STREAM)  # noqa: S104
+    except OSError as error:
+        found, failure = [], error
+    for family, *_, address in sorted(found, key=lambda info: info[0] != socket.AF_INET):
+        place = (address[0], sockets[0].getsockname()[1] if sockets else port, *address[2:])
+        try:
+            sockets.append(socket.create_server(place, family=family))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE or not sockets:
+                failure = error
+    if failure is None:
+        return sockets
+    for one in sockets:
+        one.close()
+    hint = "Another service runs there; choose another --port." if failure.errno == errno.EADDRINUSE else ""
+    raise TransportError(
+        408,
+        f"cannot listen on {host} port {port}: {failure.strerror}.",
+        hint or "Give an address of this machine, or a port above 1023.",
+    )
+
+
+class Server:
+    """Accepts clients and reconstructs their scans one after the other.
+
+    Parameters
+    ----------
+    host, port
+        See `listen`.
+    n_waiting
+        Clients that may wait while a scan is reconstructed; others are refused with a text.
+
+    Raises
+    ------
+    TransportError
+        E408, see `listen`.
+    """
+
+    def __init__(self, host: str = "127.0.0.1", port: int = 18000, n_waiting: int = 1) -> None:
+        self._listeners = listen(host, port)
+        self._clients: queue.SimpleQueue[socket.socket | None] = queue.SimpleQueue()
+        self._places = threading.Semaphore(n_waiting + 1)
+        self._refusals = threading.Semaphore(_MAX_REFUSALS)
+        self._wake, self._woken = socket.socketpair()
+        self._acceptor = threading.Thread(target=self._accept, name="accept", daemon=True)
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """Where it listens."""
+        return [one.getsockname()[:2] for one in self._listeners]
+
+    def run(self) -> None:
+        """Serve until `stop` is called, or an exception such as `Cancelled` is raised in this thread."""
+        self._acceptor.start()
+        try:
+            while (client := self._clients.get()) is not None:
+                try:
+                    self._reconstruct(client)
+                finally:
+                    self._places.release()
+        finally:
+            self._end()
+
+    def stop(self) -> None:
+        """End `run` after the scans that have been accepted; for other threads."""
+        self._clients.put(None)
+
+    def _reconstruct(self, client: socket.socket) -> None:
+        connection = ServedConnection(client)
+        link = Link(connection)
+        with contextlib.closing(connection.socket):
+            try:
+                link.lost = True  # until the introduction is read whole
+                run_scan(link, lambda: _introduced(link, connection))
+            except Exception as error:  # noqa: BLE001 - logged and sent already; the next scan must not suffer
+                logs.get().info("scan failed (%s), waiting for the next", type(error).__name__)
+
+    def _accept(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            for one in (*self._listeners, self._woken):
+                selector.register(one, selectors.EVENT_READ)
+            while True:
+                for key, _ in selector.select():
+                    if key.fileobj is self._woken:
+                        return
+                    with contextlib.suppress(OSError):  # the client went away again
+                        client, _ = key.fileobj.accept()  # type: ignore[union-attr]
+                        self._admit(client)
+
+    def _admit(self, client: socket.socket) -> None:
+        if self._places.acquire(blocking=False):
+            self._clients.put(client)
+        elif self._refusals.acquire(blocking=False):
+            threading.Thread(target=self._refuse, args=(client,), name="refuse", daemon=True).start()
+        else:
+            client.close()
+
+    def _refuse(self, client: socket.socket) -> None:
+        logs.get().warning("refused a client: a scan is being reconstructed and the queue is full")
+        try:
+            tell(client, TransportError(411, "busy with another scan.", "Try again later, or raise --queue."))
+        finally:
+            self._refusals.release()
+
+    def _end(self) -> None:
+        self._wake.send(b"x")
+        self._acceptor.join()
+        for one in (*self._listeners, self._wake, self._woken):
+            one.close()
+        while not self._clients.empty():
+            client = self._clients.get()
+            if client is not None:
+                tell(client, TransportError(412, "cancelled: the service is being stopped."), quiet_s=0.1)
+
+
+def _introduced(link: Link, connection: ServedConnection) -> tuple[GadgetSettings, bytes]:
+    """Read the introduction; an error in what it says leaves the boundaries of messages known."""
+    from gadget.errors import ConfigError
+
+    try:
+        said = connection.introduction()
+    except ConfigError:
+        link.lost = False
+        raise
+    link.lost = False
+    return said
+
+
+def tell(client: socket.socket, error: Exception, quiet_s: float = 0.5) -> None:
+    """Send an error to a client of which nothing was read yet, in its own dialect, and hang up."""
+    connection = ServedConnection(client, _REFUSAL_S)
+    link = Link(connection)
+    with contextlib.closing(connection.socket):
+        client.settimeout(quiet_s)
+        with contextlib.suppress(OSError):
+            connection.fire = client.recv(2, socket.MSG_PEEK) == struct.pack("<H", CONFIG_FILE)
+        link.lost = True
+        link.fail(str(coded(error)), quiet_s)
+
+
+def serve_command(host: str, port: int, n_waiting: int, debug: bool = False) -> None:
+    """Serve until SIGTERM or SIGINT; what `pogmdm serve` does.
+
+    Raises
+    ------
+    PogmdmError
+        E408 (see `listen`), or the shipped weights cannot be loaded.
+    """
+    log = logs.configure("debug" if debug else "info")
+    server = Server(host, port, n_waiting)
+    resolve_core().load_prior()  # torch is in memory from here on; bad weights show now, not in the first scan
+    for address, number in server.addresses:
+        log.info("listening on %s port %d", address, number)
+    try:
+        with cancel_on_signals(signal.SIGTERM, signal.SIGINT):
+            server.run()
+    except Cancelled as request:
+        log.info("stopped (%s)", request)

@@ -1,0 +1,148 @@
+"""`pogmdm serve` as a process: what operators and clients see of it."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from helpers.mrd_factory import CANARY, Scan
+from helpers.peer import configuration, fire_stream, run_child, run_client, stream
+
+pytestmark = pytest.mark.e2e
+
+SCAN = Scan(acceleration=2)
+SMALL = {"sampler.n_samples": 2, "sampler.n_steps": 4, "sampler.map_steps": 5, "uncertainty.method": "samples"}
+SMALL |= {"device": "cpu"}
+
+
+class Service:
+    """A service on a free port; its log is what it wrote to stderr."""
+
+    def __init__(self):
+        command = [sys.executable, "-m", "gadget.cli", "serve", "--port", "0"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.log = []
+        self._listening = threading.Event()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+        assert self._listening.wait(60), self.log
+        found = re.search(r"listening on (\S+) port (\d+)", "".join(self.log))
+        self.address = (found[1], int(found[2]))
+
+    def _read(self):
+        for line in self.process.stderr:
+            self.log.append(line)
+            if "listening" in line:
+                self._listening.set()
+
+    def wait_for(self, text):
+        end = time.monotonic() + 30
+        while text not in "".join(self.log):
+            assert time.monotonic() < end, self.log
+            time.sleep(0.02)
+
+    def end(self, number):
+        start = time.monotonic()
+        self.process.send_signal(number)
+        try:
+            status = self.process.wait(20)
+        finally:
+            self.process.kill()
+            self._reader.join(10)
+        assert self.process.stdout.read() == ""
+        self.process.stdout.close()
+        self.process.stderr.close()
+        return status, time.monotonic() - start
+
+
+@pytest.fixture(scope="module")
+def service():
+    one = Service()
+    yield one
+    status, seconds = one.end(signal.SIGTERM)
+    assert status == 0, one.log
+    assert seconds < 3
+    assert CANARY not in "".join(one.log)
+    assert "stopped (SIGTERM)" in one.log[-1]
+
+
+def test_three_kinds_of_client_get_the_same_images(service):
+    items, config = SCAN.acquisitions(), configuration(**SMALL)
+    outcomes = [
+        run_child(stream(SCAN.header(), items, config)),
+        run_client(service.address, stream(SCAN.header(), items, config)),
+        run_client(service.address, fire_stream(SCAN.header(), items, parameters=SMALL)),
+    ]
+    for outcome in outcomes:
+        assert (outcome.errors, outcome.texts) == ([], [])
+        assert [i.image_series_index for i in outcome.images] == [1, 10]
+    for other in outcomes[1:]:
+        for a, b in zip(outcomes[0].images, other.images, strict=True):
+            np.testing.assert_array_equal(a.data, b.data)
+
+
+@pytest.mark.fault("F17")
+def test_sigterm_in_the_middle_of_sampling_cancels_and_tells():
+    service = Service()
+    many = {**SMALL, "sampler.n_steps": 5000, "sampler.n_samples": 64}
+    outcomes = []
+    client = threading.Thread(
+        target=lambda: outcomes.append(
+            run_client(service.address, stream(SCAN.header(), SCAN.acquisitions(), configuration(**many)))
+        )
+    )
+    client.start()
+    service.wait_for("channels, 40x48")
+    with socket.create_connection(service.address) as waiting:
+        time.sleep(1.0)
+        status, seconds = service.end(signal.SIGTERM)
+        waiting.settimeout(5)
+        assert b"E412" in waiting.recv(1000)
+    client.join(10)
+    assert status == 0, service.log
+    assert seconds < 2 + 1  # the process's own end included
+    assert outcomes[0].errors == ["E412 cancelled (SIGTERM)."]
+    assert outcomes[0].images == []
+
+
+@pytest.mark.fault("F17")
+def test_sigterm_cancels_the_child_of_gadgetron(monkeypatch):
+    import helpers.peer as peer
+
+    started = []
+    popen = subprocess.Popen
+
+    def record(*args, **kwargs):
+        started.append(popen(*args, **kwargs))
+        return started[-1]
+
+    monkeypatch.setattr(peer.subprocess, "Popen", record)
+    many = configuration(**{**SMALL, "sampler.n_steps": 5000, "sampler.n_samples": 64})
+    outcomes = []
+    runner = threading.Thread(
+        target=lambda: outcomes.append(run_child(stream(SCAN.header(), SCAN.acquisitions(), many)))
+    )
+    runner.start()
+    time.sleep(8 if os.environ.get("CI") else 6)  # torch is imported by then, and the sampler at work
+    start = time.monotonic()
+    started[0].terminate()
+    runner.join(20)
+    assert time.monotonic() - start < 2 + 1
+    assert outcomes[0].errors == ["E412 cancelled (SIGTERM)."]
+    assert outcomes[0].returncode not in (0, None)
+
+
+@pytest.mark.fault("F18")
+def test_a_port_in_use_is_one_line():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        command = [sys.executable, "-m", "gadget.cli", "serve", "--port", str(taken.getsockname()[1])]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 4
+    assert done.stderr.startswith("E408")
+    assert done.stderr.count("\n") == 1
