@@ -89,7 +89,8 @@ class LibraryNufft:
         self._library = importlib.import_module(library)  # after torch: both bring an OpenMP runtime
         self._shape = shape
         self._scale = 1 / math.sqrt(shape[0] * shape[1])
-        self._on_cpu = library == "finufft"
+        self._on_cpu, self._gpu = library == "finufft", trajectory.device.index or 0
+        self._n_samples = int(trajectory.shape[1])
         angles = [2 * math.pi * (trajectory[1] / shape[0]), 2 * math.pi * (trajectory[0] / shape[1])]
         # both libraries want angles within one period
         self._angles = [self._native(torch.remainder(a + math.pi, 2 * math.pi) - math.pi) for a in angles]
@@ -97,7 +98,7 @@ class LibraryNufft:
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """See `Nufft`."""
-        return self._run(2, images, (-1,))
+        return self._run(2, images, (self._n_samples,))
 
     def adjoint(self, samples: torch.Tensor) -> torch.Tensor:
         """See `Nufft`."""
@@ -107,14 +108,15 @@ class LibraryNufft:
         parts = []
         for part in data.split(_BATCH):
             plan = self._plan(kind, len(part), _TOLERANCE[data.dtype])
-            found = plan.execute(self._native(part.to(torch.complex128)))
-            parts.append(torch.as_tensor(found).reshape(len(part), *result))
+            found = torch.empty((len(part), *result), dtype=torch.complex128, device=data.device)
+            plan.execute(self._native(part.to(torch.complex128)), out=self._native(found))
+            parts.append(found)
         return torch.cat(parts).to(data.dtype) * self._scale
 
     def _make_plan(self, kind: int, n_batch: int, tolerance: float) -> Any:
-        options = {"nthreads": torch.get_num_threads()} if self._on_cpu else {}
+        device = {"nthreads": torch.get_num_threads()} if self._on_cpu else {"gpu_device_id": self._gpu}
         plan = self._library.Plan(
-            kind, self._shape, n_batch, tolerance, 1 if kind == 1 else -1, dtype="complex128", **options
+            kind, self._shape, n_batch, tolerance, 1 if kind == 1 else -1, dtype="complex128", **device
         )
         plan.setpts(*self._angles)
         return plan
