@@ -13,6 +13,7 @@ import numpy as np
 from gadget import logs
 from gadget.errors import OutputError
 from gadget.grid import to_recon_complex, to_recon_linear
+from gadget.integer_pixels import PixelScale
 from gadget.meta import SERIES, attributes
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Emitter:
         }
         self._counts: Counter[int] = Counter()
         self._formats: dict[int, tuple[Any, ...]] = {}
+        self._scales: dict[int, PixelScale] = {}
         self._warned = False
 
     def images(self, result: ReconResult, prepared: PreparedFrame) -> list[ismrmrd.Image]:
@@ -126,8 +128,20 @@ class Emitter:
             raise OutputError(602, f"{key}: the {name} holds NaN or infinite pixels.", "Report it.")
         series = SERIES[name]
         pixels = pixels.astype(np.complex64 if np.iscomplexobj(pixels) else np.float32)
-        pixels = pixels.reshape((-1, 1, *pixels.shape[-2:]))  # (channel, z, y, x)
+        values = pixels.reshape((-1, 1, *pixels.shape[-2:]))  # (channel, z, y, x)
         number = self.output.series_base + series.offset
+        scale = PixelScale()
+        if self.output.dtype == "uint16" and not np.iscomplexobj(values):
+            scale = self._scale(number, name, values)
+            pixels, n_clipped = scale.pixels(values)
+            own = {**own, "Clipped": n_clipped}
+            if n_clipped:
+                warnings = (*warnings, "CLIPPED")
+                logs.get().warning(
+                    "%s: %d pixels of the %s are beyond the largest and were clipped", key, n_clipped, name
+                )
+        else:
+            pixels = values
         self._one_format(number, (pixels.shape, pixels.dtype, series.image_type))
         self._counts[number] += 1
 
@@ -153,11 +167,20 @@ class Emitter:
             **self._own,
             **own,
             "Trajectory": prepared.acquired.trajectory_name,
-            "NoiseWhitened": prepared.whitened,
+            "NoiseWhitened": "upstream" if prepared.whitened_upstream else prepared.whitened,
             "Warnings": " ".join(dict.fromkeys((*prepared.warnings, *warnings))) or "none",
         }
-        image.meta = attributes(name, pixels, {"row": directions["read"], "column": directions["phase"]}, facts)
+        image.meta = attributes(name, values, {"row": directions["read"], "column": directions["phase"]}, facts, scale)
         return image
+
+    def _scale(self, number: int, name: str, values: np.ndarray) -> PixelScale:
+        """Scale of a series: that of its first image."""
+        if number not in self._scales:
+            # the window is the image's; a standard deviation is far smaller and would lose its digits
+            window = self.output.window if name != "std" else None
+            phase = name == "phase"
+            self._scales[number] = PixelScale.of_phase() if phase else PixelScale.of_magnitude(values, window)
+        return self._scales[number]
 
     def _one_format(self, number: int, found: tuple[Any, ...]) -> None:
         """Refuse a second shape or type in a series: receivers' files cannot be read after that."""

@@ -14,6 +14,8 @@ from typing import Any
 import ismrmrd
 import numpy as np
 
+from gadget.integer_pixels import PixelScale
+
 NOT_CALIBRATED = "relative uncertainty over posterior samples, not a calibrated error bar"
 CALIBRATED = "scaled by the prediction error of held-out k-space, right on average over the object, not per lesion"
 
@@ -52,7 +54,11 @@ SERIES: Mapping[str, Series] = {
 
 
 def attributes(
-    name: str, pixels: np.ndarray, directions: Mapping[str, Sequence[float]], own: Mapping[str, Any]
+    name: str,
+    values: np.ndarray,
+    directions: Mapping[str, Sequence[float]],
+    own: Mapping[str, Any],
+    scale: PixelScale,
 ) -> ismrmrd.Meta:
     """Meta attributes of one image.
 
@@ -60,12 +66,14 @@ def attributes(
     ----------
     name
         Key of `SERIES`.
-    pixels
-        Its values; magnitudes get a display window from them.
+    values
+        What its pixels stand for; magnitudes get a display window from them.
     directions
         ``row`` and ``column``, three numbers each.
     own
         ``POGMDM_*`` values, names without the prefix.
+    scale
+        value = slope * pixel + intercept.
     """
     series = SERIES[name]
     comment = list(series.comment)
@@ -90,14 +98,14 @@ def attributes(
         "Keep_image_geometry": "1",
         "ImageRowDir": [f"{v:.18f}" for v in directions["row"]],
         "ImageColumnDir": [f"{v:.18f}" for v in directions["column"]],
-        # pixels are quantities already: value = 1 * pixel + 0
-        "GADGETRON_ScaleRatio": "1.0",
-        "GADGETRON_ScaleOffset": "0.0",
-        "RescaleSlope": "1.0",
-        "RescaleIntercept": "0.0",
+        # Gadgetron's convention is the inverse: pixel = ratio * value + offset
+        "GADGETRON_ScaleRatio": repr(1 / scale.slope),
+        "GADGETRON_ScaleOffset": repr(0.0 - scale.intercept / scale.slope),
+        "RescaleSlope": repr(scale.slope),
+        "RescaleIntercept": repr(scale.intercept),
     }
     if series.image_type == ismrmrd.IMTYPE_MAGNITUDE:
-        low, high = np.percentile(pixels, (1, 99))
+        low, high = np.percentile(values, (1, 99))
         low = 0.0 if name == "std" else low
         # these attributes are whole numbers; a window of less than one says nothing
         if high - low >= 2:

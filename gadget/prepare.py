@@ -40,9 +40,11 @@ class PreparedFrame:
     acquired
         Where it came from (indices, reference header, encoding).
     whitened
-        Whether a noise scan was used.
+        Whether the noise is white: by a noise scan, here or upstream.
     warnings
         Short upper-case words.
+    whitened_upstream
+        Whether a gadget before this one did it.
     """
 
     frame: KSpaceFrame
@@ -50,6 +52,7 @@ class PreparedFrame:
     acquired: AcquiredFrame
     whitened: bool
     warnings: tuple[str, ...]
+    whitened_upstream: bool = False
 
 
 def prepare(acquired: AcquiredFrame, whitener: Whitener | None, settings: GadgetSettings) -> PreparedFrame:
@@ -109,6 +112,7 @@ def prepare(acquired: AcquiredFrame, whitener: Whitener | None, settings: Gadget
         acquired=acquired,
         whitened=whitener is not None,
         warnings=tuple(warnings),
+        whitened_upstream=whitener is not None and whitener.upstream,
     )
 
 
@@ -176,7 +180,11 @@ def make_whitener(
         return None
     usable = [acq for acq in noise if acq.data.shape[0] == n_channels and np.isfinite(acq.data).all()]
     if sum(acq.data.shape[1] for acq in usable) >= 2:
+        if mode == "upstream":
+            logs.get().warning("noise.whiten=upstream, but noise readouts arrive, so nobody used them: used here")
         return Whitener.from_readouts(usable, bandwidth)
+    if mode == "upstream":
+        return Whitener.behind_noise_adjust(n_channels, bandwidth)
     if mode == "on":
         raise DataError(
             310,

@@ -27,10 +27,10 @@ MapName = Literal["image", "mean", "phase", "map", "std", "csm", "samples"]
 class NoiseSettings(Section):
     """Receiver noise."""
 
-    whiten: Literal["auto", "on", "off"] = Field(
+    whiten: Literal["auto", "on", "off", "upstream"] = Field(
         default="auto",
-        description="auto: whiten when noise readouts arrive (a NoiseAdjustGadget upstream consumes them); "
-        "on: refuse to go on without; off: never",
+        description="auto: whiten when noise readouts arrive; on: refuse to go on without; off: never; "
+        "upstream: a NoiseAdjustGadget has consumed them and whitened, its noise level is known",
     )
 
 
@@ -67,7 +67,16 @@ class OutputSettings(Section):
         description="what the image series shows: MAP estimate, posterior mean, or auto: the MAP where there is one "
         "(it measures better than the mean of a few samples)",
     )
-    dtype: Literal["float32"] = Field(default="float32", description="pixel type (coil maps are complex64)")
+    dtype: Literal["float32", "uint16"] = Field(
+        default="float32",
+        description="pixel type (coil maps are complex64); uint16: 0 to 4095 with one slope per series, in the Meta",
+    )
+    window: float | None = Field(
+        default=None,
+        gt=0,
+        description="intensity of the largest pixel with dtype=uint16 (not of std); empty: 1.25 times the brightest of "
+        "the first image",
+    )
     series_base: int = Field(default=0, ge=0, le=65000, description="added to every image_series_index")
 
     @field_validator("maps", mode="before")

@@ -122,6 +122,7 @@ def frames(link: Link, buffer: AcquisitionBuffer) -> Iterator[AcquiredFrame]:
     """
     from gadget.classify import Kind
     from gadget.errors import TransportError
+    from gadget.recon_data import frames_of
 
     n_frames = n_passed = 0
     try:
@@ -129,6 +130,11 @@ def frames(link: Link, buffer: AcquisitionBuffer) -> Iterator[AcquiredFrame]:
             if isinstance(item, RawMessage):
                 link.send(item)
                 n_passed += 1
+                continue
+            if isinstance(item, tuple):
+                for frame in frames_of(item, buffer.geometry):
+                    n_frames += 1
+                    yield frame
                 continue
             for frame in buffer.add(item):
                 n_frames += 1

@@ -21,7 +21,19 @@ import ismrmrd
 import numpy as np
 from ismrmrd.waveform import WaveformHeader
 
-from gadget.wire import ACQUISITION, CHUNK, CLOSE, ERROR, IMAGE, TEXT, WAVEFORM, ExactSocket, broken, too_big
+from gadget.wire import (
+    ACQUISITION,
+    CHUNK,
+    CLOSE,
+    ERROR,
+    IMAGE,
+    RECON_DATA,
+    TEXT,
+    WAVEFORM,
+    ExactSocket,
+    broken,
+    too_big,
+)
 
 # Bytes per pixel by data type; ismrmrd's own table has 8 for the 4-byte integer type 4.
 _PIXEL_BYTES = {1: 2, 2: 2, 3: 4, 4: 4, 5: 4, 6: 8, 7: 8, 8: 16}
@@ -64,6 +76,7 @@ class Link:
         connection.readers = {}
         connection.add_reader(ACQUISITION, self._read_acquisition)
         connection.add_reader(IMAGE, self._read_image)
+        connection.add_reader(RECON_DATA, self._read_recon_data)
         connection.add_reader(WAVEFORM, self._skip_waveform)
         connection.add_reader(TEXT, self._skip_text)
         connection.add_reader(ERROR, self._read_error)
@@ -75,7 +88,7 @@ class Link:
         self.socket.socket.settimeout(idle_timeout_s)
 
     def messages(self) -> Iterator[Any]:
-        """Yield acquisitions and `RawMessage` until CLOSE.
+        """Yield acquisitions, tuples of `ReconBit` and `RawMessage` until CLOSE.
 
         Raises
         ------
@@ -96,7 +109,7 @@ class Link:
                 raise broken(
                     404,
                     f"message {self.n_messages} of the stream has the unknown id {mid}.",
-                    "The gadget reads acquisitions (1008), waveforms (1026) and images (1022).",
+                    "The gadget reads acquisitions (1008), images (1022), ReconData (1023) and waveforms (1026).",
                 )
             item = reader(self.socket)
             self.n_messages += 1
@@ -194,6 +207,12 @@ class Link:
             source.read(n_bytes),
         )
         return RawMessage(b"".join(parts))
+
+    def _read_recon_data(self, source: ExactSocket) -> Any:
+        # imported late: it needs pogmdm_core's errors, and this module has to work without
+        from gadget.recon_data import read_recon_data
+
+        return read_recon_data(source, self._check_bytes)
 
     def _skip_waveform(self, source: ExactSocket) -> None:
         head = WaveformHeader.from_buffer_copy(source.read(ctypes.sizeof(WaveformHeader)))

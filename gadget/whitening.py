@@ -16,6 +16,9 @@ import numpy as np
 
 from gadget import logs
 
+# relativeReceiverNoiseBandwidth that NoiseAdjustGadget takes where the header does not say
+_NOISE_ADJUST_BANDWIDTH = 0.793
+
 
 @dataclass(frozen=True)
 class Whitener:
@@ -34,6 +37,8 @@ class Whitener:
         See the module.
     n_dead
         Channels dropped because they hold no noise.
+    upstream
+        Whether the data come whitened and only the noise level is told.
     """
 
     matrix: np.ndarray
@@ -41,6 +46,7 @@ class Whitener:
     dwell_us: float
     bandwidth: float
     n_dead: int
+    upstream: bool = False
 
     @classmethod
     def from_readouts(cls, noise: list[ismrmrd.Acquisition], bandwidth: float | None) -> Whitener:
@@ -77,6 +83,17 @@ class Whitener:
             "" if bandwidth is not None else " (not in the header)",
         )
         return whitener
+
+    @classmethod
+    def behind_noise_adjust(cls, n_channels: int, bandwidth: float | None) -> Whitener:
+        """What is left to do behind Gadgetron's NoiseAdjustGadget: nothing, at a known noise level.
+
+        It scales noise to variance 2 per complex sample, divided by the share of the noise scan's power that a
+        roll-off of the receiver filter takes. Where the header names that share, it is so. Where it does not, that
+        gadget assumes 0.793 of data for which this module assumes 1, as for simulated noise: 2 * 0.793 is left.
+        """
+        variance = 2.0 if bandwidth is not None else 2.0 * _NOISE_ADJUST_BANDWIDTH
+        return cls(np.eye(n_channels, dtype=np.complex64), float(np.sqrt(variance)), 0.0, 1.0, 0, True)
 
     def apply(self, data: np.ndarray) -> np.ndarray:
         """Whiten `(readout, coil, sample)` to `(readout, live, sample)`, complex64."""

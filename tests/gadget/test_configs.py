@@ -3,10 +3,17 @@ from xml.etree import ElementTree
 
 import pytest
 
-from gadget import configs
+from gadget import configs, settings
 from pogmdm_core.errors import ConfigError, OutputError
 
-SHIPPED = ("pogmdm_cartesian.xml", "pogmdm_connect.xml", "pogmdm_noncartesian.xml", "pogmdm_standalone.xml")
+SHIPPED = (
+    "pogmdm_cartesian.xml",
+    "pogmdm_cartesian_buffers.xml",
+    "pogmdm_connect.xml",
+    "pogmdm_dicom.xml",
+    "pogmdm_noncartesian.xml",
+    "pogmdm_standalone.xml",
+)
 READERS = {("gadgetron_core_readers", "AcquisitionReader"), ("gadgetron_core_readers", "WaveformReader")}
 
 
@@ -36,7 +43,11 @@ def test_chains_are_what_gadgetron_parses(name):
         assert external.find("execute").attrib == {"name": "gadget", "target": "pogmdm_recon", "type": "python"}
     # a <name> child beside properties would make the server resolve '@' in their values
     assert external.find("configuration/name") is None
-    assert {p.get("name") for p in external.findall("configuration/property")} == {"preset"}
+    given = {p.get("name"): p.get("value") for p in external.findall("configuration/property")}
+    settings.load(properties={key: value for key, value in given.items() if value})
+    # the noise readouts are consumed exactly where a NoiseAdjustGadget comes before
+    whitened = "NoiseAdjustGadget" in [g.findtext("classname") for g in root.findall("stream/gadget")]
+    assert given.get("noise.whiten", "auto") == ("upstream" if whitened else "auto")
     assert "AutoScale" not in [c for _, c in map(parts, root.findall("stream/gadget"))]
 
 
@@ -60,11 +71,24 @@ def test_noncartesian_chain_leaves_samples_and_trajectory_together():
     assert {g.findtext("dll") for g in root.findall("stream/gadget")} == {"gadgetron_mricore"}
 
 
+def test_buffered_chain_order():
+    root = parse(configs.text_of("pogmdm_cartesian_buffers"))
+    order = [c.findtext("classname") if c.tag == "gadget" else "external" for c in root.find("stream")]
+    # what follows the trigger needs all it names before it
+    assert order[3:] == [
+        "AcquisitionAccumulateTriggerGadget",
+        "BucketToBufferGadget",
+        "GenericReconCartesianReferencePrepGadget",
+        "GenericReconEigenChannelGadget",
+        "external",
+        "ImageFinishGadget",
+    ]
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_settings_named_in_the_comments_exist(name):
-    from gadget import settings
-
-    named = re.findall(r'<property name="([^"]+)" value="([^"]+)"/>', configs.text_of(name))
+    ours = configs.text_of(name).partition("<external>")[2].partition("</external>")[0]
+    named = re.findall(r'<property name="([^"]+)" value="([^"]+)"/>', ours)
     assert len(named) > 7
     settings.load(properties={key: value for key, value in named if key != "settings"})
     with pytest.raises(ConfigError):
@@ -142,8 +166,6 @@ def test_unknown_names_list_what_there_is():
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_preset_in_a_settings_file_is_honoured(name, tmp_path):
     """The chain's own preset is empty: it must not overrule the file."""
-    from gadget import settings
-
     file = tmp_path / "mine.yaml"
     file.write_text("preset: fast\n")
     raw = configs.gadget_configuration(name, [("settings", str(file))])

@@ -1,0 +1,167 @@
+"""ReconData messages: written here field by field, as Gadgetron's core IO does, not with the package under test."""
+
+import logging
+import struct
+
+import ismrmrd
+import numpy as np
+import pytest
+from fakes import core
+from helpers.mrd_factory import Scan
+from helpers.peer import configuration, item_message, run_in_process, stream
+
+import gadget
+import gadget.target
+from gadget.errors import DataError, HeaderError, TransportError
+
+DESCRIPTION = bytes(54)
+
+
+@pytest.fixture
+def run(monkeypatch):
+    monkeypatch.setattr(gadget.target, "resolve_core", lambda: core())
+    yield lambda parts, **more: run_in_process(parts, gadget.pogmdm_recon, **more)
+    logging.getLogger("pogmdm").setLevel(logging.NOTSET)
+
+
+def array(values):
+    shape = struct.pack(f"<{values.ndim + 1}Q", values.ndim, *values.shape)
+    return shape + values.tobytes(order="F")
+
+
+def heads_array(heads, shape):
+    """Headers in Fortran order of `shape`."""
+    return struct.pack("<6Q", 5, *shape) + b"".join(bytes(head) for head in heads)
+
+
+def buffer_bytes(data, heads, head_shape, trajectory=None):
+    optional = b"\0" if trajectory is None else b"\1" + array(trajectory)
+    return array(data) + optional + b"\0" + heads_array(heads, head_shape) + DESCRIPTION
+
+
+def buffers(scan, lines, n_slices=1, cropped=False):
+    """Buffer `(RO, E1, 1, CHA, 1, 1, SLC)` of some acquisitions; `cropped` leaves out the empty lines of the data."""
+    shape = (scan.nx_encoded, scan.ny, 1, scan.n_coils, 1, 1, n_slices)
+    data = np.zeros(shape, np.complex64, order="F")
+    heads = [ismrmrd.AcquisitionHeader() for _ in range(scan.ny * n_slices)]
+    rows = sorted({acq.idx.kspace_encode_step_1 for acq in lines})
+    for acq in lines:
+        row, slc = acq.idx.kspace_encode_step_1, acq.idx.slice
+        data[:, row, 0, :, 0, 0, slc] = acq.data.T
+        heads[row + scan.ny * slc] = acq.getHead()
+    if cropped:
+        data = np.asfortranarray(data[:, rows])
+    return buffer_bytes(data, heads, (scan.ny, 1, 1, 1, n_slices))
+
+
+def message(scan, cropped_ref=True, noise=False):
+    """A scan as BucketToBuffer and ReferencePrep hand it on: pure calibration lines are in the reference only."""
+    lines = [a for a in scan.acquisitions() if not a.is_flag_set(ismrmrd.ACQ_IS_NOISE_MEASUREMENT)]
+    pure = [a for a in lines if a.is_flag_set(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION)]
+    both = [a for a in lines if a.is_flag_set(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING)]
+    imaging = [a for a in lines if a not in pure]
+    body = struct.pack("<HQ", 1023, 1) + buffers(scan, imaging, scan.n_slices)
+    ref = b"\1" + buffers(scan, pure + both, scan.n_slices, cropped_ref) if pure else b"\0"
+    return body + ref
+
+
+def same_images(a, b):
+    assert len(a.images) == len(b.images) > 0
+    for one, two in zip(a.images, b.images, strict=True):
+        np.testing.assert_allclose(one.data, two.data, rtol=1e-5, atol=1e-6)
+        assert bytes(one.getHead()) == bytes(two.getHead())
+
+
+@pytest.mark.parametrize("cropped_ref", [True, False])
+@pytest.mark.parametrize("acceleration", [1, 3])
+def test_buffers_give_the_images_of_the_acquisitions(run, acceleration, cropped_ref):
+    """Calibration lines come out of the reference, whether it was cropped to them or not."""
+    scan = Scan(acceleration=acceleration, n_slices=2, noise_scan=False)
+    expected = run(stream(scan.header(), scan.acquisitions()))
+    found = run(stream(scan.header(), [message(scan, cropped_ref)]))
+    assert found.raised is None
+    same_images(found, expected)
+
+
+def test_a_separate_reference_is_no_part_of_the_image(run):
+    scan = Scan(acceleration=3, noise_scan=False)
+    header = scan.header().replace(b"embedded", b"separate")
+    found = run(stream(header, [message(scan)]))
+    same_images(found, run(stream(header, scan.acquisitions())))
+
+
+def test_the_number_of_samples_is_that_of_the_array(run):
+    """The sampling description says otherwise on some chains, and headers keep what they said before a crop."""
+    scan = Scan(noise_scan=False)
+    plain = run(stream(scan.header(), [message(scan)]))
+    raw = message(scan)
+    assert raw[-55:-1] == DESCRIPTION  # before the flag that says no reference follows
+    lying = raw[:-55] + b"\xff" * 54 + raw[-1:]
+    same_images(run(stream(scan.header(), [lying])), plain)
+
+
+def test_compressed_channels_need_not_be_those_of_the_header(run):
+    scan = Scan(noise_scan=False)
+    header = scan.header().replace(b"<receiverChannels>4", b"<receiverChannels>32")
+    assert len(run(stream(header, [message(scan)])).images) == 2
+
+
+def test_images_beside_buffers_pass_unchanged(run):
+    image = ismrmrd.Image.from_array(np.ones((4, 5), np.float32), transpose=False, image_series_index=77)
+    scan = Scan(noise_scan=False)
+    outcome = run(stream(scan.header(), [image, message(scan)]))
+    assert item_message(outcome.images[0]) == item_message(image)
+    assert len(outcome.images) == 3
+
+
+def test_whitening_upstream_is_told_by_the_setting(run):
+    scan = Scan(noise_scan=False)
+    config = configuration(noise__whiten="upstream")
+    meta = run(stream(scan.header(), [message(scan)], config)).images[0].meta
+    assert meta["POGMDM_NoiseWhitened"] == "upstream"
+    assert "NOT_WHITENED" not in meta["POGMDM_Warnings"]
+
+
+def failed(outcome, kind, text):
+    assert isinstance(outcome.raised, kind), outcome.raised
+    assert text in str(outcome.raised)
+    assert outcome.errors == [str(outcome.raised)]
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "text"),
+    [
+        (struct.pack("<Q", 2**60), TransportError, "E404 a ReconData message announces"),
+        (struct.pack("<9Q", 1, 7, 2**20, 2**20, 1, 2**10, 1, 1, 1), DataError, "E302 the size of a ReconData message"),
+        (struct.pack("<2Q", 1, 2**50), TransportError, "E404 an array of a ReconData message has"),
+        (struct.pack("<2Q", 1, 3), TransportError, "E404 an array of a ReconData message has 3 axes, expected 7"),
+        (struct.pack("<9Q", 1, 7, *[1] * 7) + bytes(8) + b"\7", TransportError, "E404 a flag of a ReconData message"),
+        (struct.pack("<9Q", 1, 7, *[1] * 7) + bytes(3), TransportError, "E402"),
+    ],
+    ids=["bits", "34 GB", "rank 2^50", "rank 3", "flag", "short"],
+)
+@pytest.mark.fault("F12", "F02")
+def test_lies_about_sizes_are_refused_before_memory_is_taken(run, body, kind, text):
+    parts = stream(Scan().header(), [struct.pack("<H", 1023) + body], close=False)
+    failed(run(parts, hang_up=True), kind, text)
+
+
+def test_what_is_not_two_dimensional_on_a_grid_is_refused(run):
+    head = ismrmrd.AcquisitionHeader()
+    head.number_of_samples = 8
+    for shape, trajectory, kind, text in [
+        ((8, 1, 2, 1, 1, 1, 1), None, HeaderError, "E204 ReconData with 2 partitions"),
+        ((8, 1, 1, 1, 1, 1, 1), np.zeros((2, 8, 1, 1, 1, 1, 1), np.float32), DataError, "E320 ReconData with a traj"),
+        ((8, 2, 1, 1, 1, 1, 1), None, DataError, "E305 a ReconData buffer has 2 lines"),
+        ((8, 1, 1, 1, 1, 1, 2), None, DataError, "E305 ReconData arrays"),
+    ]:
+        n_heads = shape[2]
+        body = buffer_bytes(np.ones(shape, np.complex64), [head] * n_heads, (1, shape[2], 1, 1, 1), trajectory)
+        failed(run(stream(Scan().header(), [struct.pack("<HQ", 1023, 1) + body + b"\0"])), kind, text)
+
+
+def test_a_buffer_without_sampled_lines_is_no_success(run):
+    body = buffer_bytes(
+        np.zeros((8, 2, 1, 1, 1, 1, 1), np.complex64), [ismrmrd.AcquisitionHeader()] * 2, (2, 1, 1, 1, 1)
+    )
+    failed(run(stream(Scan().header(), [struct.pack("<HQ", 1023, 1) + body + b"\0"])), TransportError, "E405")
