@@ -122,7 +122,7 @@ def read_geometry(header: Any, max_matrix: int = 1024) -> ScanGeometry:
     ------
     HeaderError
         E201 not an ISMRMRD header, E202 no encoding, E204 3-D, E214 matrix, E215 field of view,
-        E217 other numbers.
+        E207 a document type, E217 other numbers.
     """
     if isinstance(header, bytes | str):
         header = parse(header)
@@ -143,13 +143,18 @@ def read_geometry(header: Any, max_matrix: int = 1024) -> ScanGeometry:
 def parse(xml: bytes | str) -> Any:
     """Header XML to `ismrmrd.xsd.ismrmrdHeader`; NUL and BOM stripped, unknown elements ignored.
 
-    Nothing of the text is repeated, neither in the error (E201) nor in a warning: it may name a patient.
+    Nothing of the text is repeated, neither in the errors (E201, E207) nor in a warning: it may name a patient.
     """
     from xsdata.formats.dataclass.parsers import XmlParser
     from xsdata.formats.dataclass.parsers.config import ParserConfig
 
     raw = xml.encode("utf-8") if isinstance(xml, str) else xml
     raw = raw.removeprefix(b"\xef\xbb\xbf").rstrip(b"\0 \t\r\n").lstrip()
+    # NUL taken out: in UTF-16 it stands between the letters
+    if b"<!DOCTYPE" in raw.replace(b"\0", b""):
+        raise HeaderError(
+            207, "the header has a document type, whose entities may name files or grow without end.", "Leave it out."
+        )
     try:
         with warnings.catch_warnings():
             # text where a number should be is only a warning there; here it is E214 below

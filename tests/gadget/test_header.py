@@ -1,3 +1,6 @@
+import time
+import tracemalloc
+
 import ismrmrd
 import pytest
 from helpers.mrd_factory import CANARY, ENCODING, Scan
@@ -18,12 +21,14 @@ def test_numbers_of_a_full_header():
     assert (geometry.n_channels, geometry.noise_bandwidth) == (4, 0.793)
 
 
+@pytest.mark.fault("F10")
 def test_object_bytes_and_text_are_alike():
     raw = Scan().header()
     expected = read_geometry(raw)
     assert read_geometry(ismrmrd.xsd.CreateFromDocument(raw)) == expected
     assert read_geometry(raw.decode()) == expected
     assert read_geometry(b"\xef\xbb\xbf" + raw.replace(b"\n", b"\r\n") + b"\0\0\0") == expected
+    assert read_geometry(raw.replace(CANARY.encode(), "Zoë Łuk 王".encode())) == expected
 
 
 def test_optional_parts_may_be_missing():
@@ -33,6 +38,7 @@ def test_optional_parts_may_be_missing():
     assert geometry.n_channels is None
 
 
+@pytest.mark.fault("F11")
 @pytest.mark.parametrize(
     "text", [b"", b"<html><body>no</body></html>", b"ZZPATIENTZZ", Scan().header()[:600], b"\xff\xfe\x00\x00", b"<a/>"]
 )
@@ -44,14 +50,36 @@ def test_what_is_no_header_is_refused_without_quoting_it(text):
     assert caught.value.__cause__ is None
 
 
-def test_entity_bombs_do_not_expand():
-    bomb = b'<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa">' + b"".join(
-        b'<!ENTITY %c "%s">' % (c, b"&%c;" % (c - 1) * 10) for c in range(ord("b"), ord("m"))
+def bomb(first, last):
+    return b'<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa">' + b"".join(
+        b'<!ENTITY %c "%s">' % (c, b"&%c;" % (c - 1) * 10) for c in range(ord(first) + 1, ord(last) + 1)
     )
-    text = Scan().header()
-    text = text.replace(b"<ismrmrdHeader", bomb + b"]><ismrmrdHeader", 1).replace(CANARY.encode(), b"&l;", 1)
-    with pytest.raises(HeaderError, match="E201"):
-        read_geometry(text)
+
+
+@pytest.mark.fault("F09")
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("kind", ["bomb", "external", "parameter"])
+def test_entities_are_refused_before_they_expand(kind, encoding, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("<x>secret</x>")
+    declared = {
+        "bomb": bomb("a", "m"),
+        "external": b'<!DOCTYPE x [<!ENTITY m SYSTEM "%s">' % secret.as_uri().encode(),
+        "parameter": b'<!DOCTYPE x [<!ENTITY %% p SYSTEM "%s"> %%p; <!ENTITY m "">' % secret.as_uri().encode(),
+    }[kind]
+    text = Scan().header().replace(b"UTF-8", encoding.upper().encode())
+    text = text.replace(b"<ismrmrdHeader", declared + b"]><ismrmrdHeader", 1).replace(CANARY.encode(), b"&m;", 1)
+    tracemalloc.start()
+    start = time.perf_counter()
+    try:
+        with pytest.raises(HeaderError, match="E207") as caught:
+            read_geometry(text.decode().encode(encoding))
+        seconds, (_, peak) = time.perf_counter() - start, tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert "secret" not in str(caught.value)
+    assert seconds < 0.1
+    assert peak < 50e6
 
 
 def test_header_without_encoding():

@@ -1,4 +1,7 @@
+import contextlib
 import logging
+import socket
+import threading
 
 import ismrmrd
 import numpy as np
@@ -115,6 +118,7 @@ def navigators(acquisitions):
     return acquisitions
 
 
+@pytest.mark.fault("F07")
 @pytest.mark.parametrize("items", [[], navigators(Scan(noise_scan=False).acquisitions())])
 def test_no_image_is_no_success(run, items):
     failed(
@@ -149,12 +153,14 @@ def test_nan_samples(run):
     failed(run(items=acquisitions), DataError, "E330 slice 0: 4 of 40")
 
 
+@pytest.mark.fault("F02")
 def test_truncated_stream(run):
     parts = stream(Scan().header(), Scan().acquisitions(), close=False)
     parts[-1] = parts[-1][:-7]
     failed(run(parts=parts, hang_up=True), TransportError, "E402")
 
 
+@pytest.mark.fault("F16")
 def test_unexpected_errors_tell_their_type_only(run, caplog):
     def broken(*_args, **_kwargs):
         raise KeyError(CANARY)
@@ -233,6 +239,7 @@ def test_prior_is_loaded_by_its_setting(run):
     assert names == ["other"]
 
 
+@pytest.mark.fault("F01")
 def test_complete_frames_are_sent_before_a_broken_end(run):
     scan = Scan(n_slices=2, interleave=True, last_flags=False)
     acquisitions = scan.acquisitions()
@@ -240,3 +247,45 @@ def test_complete_frames_are_sent_before_a_broken_end(run):
     assert [i.slice for i in outcome.images] == [0, 0]  # slice 1 lacks a line
     assert "NO_LAST_FLAG" in outcome.images[0].meta["POGMDM_Warnings"]
     failed(outcome, TransportError, "E401")
+
+
+@pytest.mark.fault("F15")
+def test_a_client_that_stops_reading_ends_the_sampling(monkeypatch):
+    """Images of 12 MB fit no socket buffer; the second frame must not be reconstructed for nobody."""
+    n_frames = []
+
+    def count(*args, **kwargs):
+        n_frames.append(1)
+        return reconstruct(*args, **kwargs)
+
+    monkeypatch.setattr(gadget.target, "resolve_core", lambda: core(reconstruct=count))
+    scan = Scan(nx=512, ny=512, n_coils=1, oversampling=1, n_slices=3, noise_scan=False)
+    config = configuration(limits__idle_timeout_s=0.5, output__maps="samples", sampler__n_samples=12)
+    parts = stream(scan.header(), scan.acquisitions(), config)
+    ours, theirs = socket.socketpair()
+    raised = []
+
+    def child():
+        from gadgetron.external.connection import Connection
+
+        try:
+            with Connection(theirs) as connection:
+                gadget.pogmdm_recon(connection)
+        except TransportError as error:
+            raised.append(error)
+
+    def feed():
+        with contextlib.suppress(OSError):
+            for part in parts:
+                ours.sendall(part)
+
+    threads = [threading.Thread(target=child), threading.Thread(target=feed)]
+    before = threading.active_count()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    ours.close()
+    assert [error.code for error in raised] == [407]
+    assert len(n_frames) == 1
+    assert threading.active_count() == before

@@ -80,6 +80,7 @@ def test_images_pass_unchanged_whatever_their_type():
     assert seen[-1] == bytes(integer)
 
 
+@pytest.mark.fault("F06")
 def test_waveforms_and_texts_are_dropped():
     waveform = ismrmrd.Waveform.from_array(np.zeros((2, 50), np.uint32))
     parts = stream(SCAN.header(), [waveform, text_message(TEXT, b"hello"), SCAN.acquisitions()[0]])
@@ -89,6 +90,7 @@ def test_waveforms_and_texts_are_dropped():
     assert outcome.order == [4]
 
 
+@pytest.mark.fault("F01", "F02")
 @pytest.mark.parametrize(
     ("tail", "text"),
     [
@@ -110,6 +112,7 @@ def test_end_of_stream_is_told_at_once(tail, text):
     assert outcome.closed
 
 
+@pytest.mark.fault("F03")
 def test_silence_ends_the_scan():
     start = time.monotonic()
     _, outcome, _ = read_all(handshake(), hang_up=False, idle_timeout_s=0.3)
@@ -117,6 +120,7 @@ def test_silence_ends_the_scan():
     assert "E403 nothing was received for 0.3 s" in outcome.errors[0]
 
 
+@pytest.mark.fault("F04")
 def test_slow_but_steady_is_no_silence():
     message = item_message(SCAN.acquisitions()[0])[:345]
     parts = [*handshake(), *[bytes([b]) for b in message[:6]]]
@@ -135,7 +139,12 @@ def test_slow_but_steady_is_no_silence():
     feeder.join()
 
 
+<<<<<<< HEAD
 @pytest.mark.parametrize("mid", [0, 7777, 1024, 1050])
+=======
+@pytest.mark.fault("F05")
+@pytest.mark.parametrize("mid", [0, 7777, 1023, 1050])
+>>>>>>> e25cdb4 (Tests for every transport fault (F01 to F18); a header with a document type is refused before anything expands)
 def test_unknown_messages_end_the_scan(mid):
     first = SCAN.acquisitions()[0]
     _, outcome, _ = read_all([*handshake(), item_message(first), struct.pack("<H", mid), b"x" * 50])
@@ -143,6 +152,7 @@ def test_unknown_messages_end_the_scan(mid):
         raise outcome.raised
 
 
+@pytest.mark.fault("F07")
 def test_error_of_the_sender_ends_the_scan():
     _, outcome, _ = read_all([*handshake(), struct.pack("<HQ", ERROR, 3) + b"abc"])
     assert outcome.errors[0].startswith("E405")
@@ -155,6 +165,7 @@ def lie(**fields):
     return struct.pack("<H", 1008) + bytes(head)
 
 
+@pytest.mark.fault("F12")
 @pytest.mark.parametrize(
     ("message", "text"),
     [
@@ -176,6 +187,7 @@ def test_announced_sizes_are_checked_before_memory_is_taken(message, text):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 10_000  # kB
 
 
+@pytest.mark.fault("F13")
 def test_images_of_impossible_size_are_refused():
     head = ismrmrd.ImageHeader()
     head.matrix_size[:], head.channels, head.data_type = [65535] * 3, 65535, 8
@@ -185,6 +197,7 @@ def test_images_of_impossible_size_are_refused():
         assert "E302" in outcome.errors[0]
 
 
+@pytest.mark.fault("F16")
 def test_error_comes_after_what_the_peer_still_sends():
     """The peer writes everything before it reads; a gadget that does not drain would leave it stuck or reset it."""
     big = Scan(nx=256, ny=200, n_coils=8)
@@ -212,6 +225,7 @@ def test_error_comes_after_what_the_peer_still_sends():
     assert b"".join(got) == struct.pack("<HQ", ERROR, 7) + b"E999 no" + struct.pack("<H", 4)
 
 
+@pytest.mark.fault("F15")
 def test_a_receiver_that_takes_nothing_is_given_up():
     ours, theirs = socket.socketpair()
     for part in handshake():
@@ -268,3 +282,42 @@ def test_importing_the_entry_does_not_bring_torch():
         "assert callable(t); assert 'torch' not in sys.modules, 'torch'; assert 'pydantic' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.fault("F04")
+def test_a_message_that_takes_far_longer_than_the_timeout_arrives():
+    message = item_message(Scan(nx=16, ny=16, n_coils=1, oversampling=1, noise_scan=False).acquisitions()[0])
+    ours, theirs = socket.socketpair()
+
+    def feed():
+        for part in handshake():
+            ours.sendall(part)
+        for start in range(0, len(message), 12):  # 40 pieces
+            ours.sendall(message[start : start + 12])
+            time.sleep(0.05)
+        ours.sendall(struct.pack("<H", 4))
+
+    feeder = threading.Thread(target=feed)
+    feeder.start()
+    start, cpu = time.monotonic(), time.thread_time()
+    with Connection(theirs) as connection:
+        (item,) = Link(connection, idle_timeout_s=0.5).messages()
+    assert time.monotonic() - start > 3 * 0.5
+    assert time.thread_time() - cpu < 0.05 * (time.monotonic() - start)
+    feeder.join()
+    ours.close()
+    assert item_message(item) == message
+
+
+@pytest.mark.fault("F03")
+def test_waiting_costs_no_cpu():
+    ours, theirs = socket.socketpair()
+    for part in handshake():
+        ours.sendall(part)
+    with Connection(theirs) as connection:
+        link = Link(connection, idle_timeout_s=1.0)
+        cpu = time.thread_time()
+        with pytest.raises(TransportError, match="E403"):
+            list(link.messages())
+        assert time.thread_time() - cpu < 0.05
+    ours.close()
