@@ -139,12 +139,8 @@ def test_slow_but_steady_is_no_silence():
     feeder.join()
 
 
-<<<<<<< HEAD
-@pytest.mark.parametrize("mid", [0, 7777, 1024, 1050])
-=======
 @pytest.mark.fault("F05")
-@pytest.mark.parametrize("mid", [0, 7777, 1023, 1050])
->>>>>>> e25cdb4 (Tests for every transport fault (F01 to F18); a header with a document type is refused before anything expands)
+@pytest.mark.parametrize("mid", [0, 7777, 1024, 1050])
 def test_unknown_messages_end_the_scan(mid):
     first = SCAN.acquisitions()[0]
     _, outcome, _ = read_all([*handshake(), item_message(first), struct.pack("<H", mid), b"x" * 50])
