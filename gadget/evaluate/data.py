@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,9 +15,11 @@ from pogmdm_core import KSpaceFrame
 from pogmdm_core.errors import DataError
 
 if TYPE_CHECKING:
+    from gadget.frames import AcquiredFrame
     from gadget.prepare import PreparedFrame
 
 _OBJECT = 0.06  # of the smoothed reference's 99th percentile
+_ID_BYTES = 2
 _COMPLETE = 0.98  # of the grid: corners and a few lines may be missing
 
 
@@ -67,16 +70,19 @@ def read_frame(path: Path, group: str = "dataset") -> PreparedFrame:
     from gadget.buffer import AcquisitionBuffer
     from gadget.header import read_geometry
     from gadget.prepare import make_whitener, prepare
+    from gadget.replay_input import open_scan
     from gadget.settings import load
+    from gadget.wire import ACQUISITION
 
     settings = load()
-    with ismrmrd.Dataset(str(path), group, create_if_needed=False) as data:
-        geometry = read_geometry(data.read_xml_header(), settings.limits.max_matrix)
+    frames: list[AcquiredFrame] = []
+    with open_scan(str(path), group) as scan:
+        geometry = read_geometry(scan.header, settings.limits.max_matrix)
         buffer = AcquisitionBuffer(geometry, settings.trigger, settings.limits.max_buffer_bytes)
-        frames = []
-        for i in range(data.number_of_acquisitions()):
-            frames += list(buffer.add(data.read_acquisition(i)))
-        frames += list(buffer.flush())
+        for message in scan.messages:
+            if int.from_bytes(message[:_ID_BYTES], "little") == ACQUISITION:
+                frames += buffer.add(ismrmrd.Acquisition.deserialize_from(io.BytesIO(message[_ID_BYTES:]).read))
+        frames += buffer.flush()
     if not frames:
         raise DataError(331, f"{path.name} holds no image readouts.")
     whitener = make_whitener(buffer.noise, frames[0].data.shape[1], settings.noise.whiten, geometry.noise_bandwidth)

@@ -74,7 +74,7 @@ def fingerprint(name: str) -> str:
     """Everything a method's result hangs on besides its data, for the cache."""
     base, _, preset = name.partition(":")
     settings = load(preset if base == "pogmdm" and preset else None)
-    used = settings.model_dump_json(include={"sampler", "coils", "uncertainty", "prior"})
+    used = settings.model_dump_json(include={"sampler", "coils", "uncertainty", "prior", "output"})
     if base == "pogmdm":
         return f"{used} {load_prior(settings.prior).sha256}"
     if base in ("nlinv", "tv"):
@@ -105,14 +105,23 @@ def _nlinv(case: Case, _: str) -> MethodResult:
 
 
 def _pogmdm(case: Case, preset: str) -> MethodResult:
-    settings: GadgetSettings = load(preset or None)
-    result = reconstruct(case.frame, load_prior(settings.prior), settings)
+    return reconstruct_as_shown(case.frame, load(preset or None))
+
+
+def reconstruct_as_shown(frame: KSpaceFrame, settings: GadgetSettings) -> MethodResult:
+    """Reconstruct with a preset's settings; the image is the one its first series would show."""
+    result = reconstruct(frame, load_prior(settings.prior), settings)
+    image, shown = result.image, result.estimate
+    if settings.output.estimate == "mean" and result.mean is not None:
+        image, shown = result.mean, "mean"
+    elif settings.output.estimate == "map" and result.map is not None:
+        image, shown = result.map, "map"
     return MethodResult(
-        result.image.numpy(),
+        image.numpy(),
         None if result.std is None else result.std.numpy(),
         dict(result.interval_factors),
         result.csm.numpy(),
-        note=" ".join((result.estimate, result.status.value, result.detail, *result.warnings)).strip(),
+        note=" ".join((shown, result.status.value, result.detail, *result.warnings)).strip(),
     )
 
 

@@ -125,6 +125,26 @@ def test_the_oracle_extends_its_grid_until_the_best_is_inside():
     assert best_on_grid(solve, (1.0, 2.0), lambda image: -image[0]).at_edge
 
 
+def test_presets_show_what_their_first_series_shows(full):
+    case = make_case(read_full_scan(full), "real", "cartesian4", 0)
+    quick = {"sampler.n_steps": 3, "sampler.n_samples": 2, "sampler.map_steps": 5}
+    notes = []
+    for estimate in ("mean", "map"):
+        settings = methods.load(overrides={**quick, "output.estimate": estimate, "uncertainty.method": "samples"})
+        notes.append(methods.reconstruct_as_shown(case.frame, settings).note.split()[0])
+    assert notes == ["mean", "map"]
+
+
+def test_off_the_grid(full, tmp_path):
+    command = ["evaluate", str(full), "--patterns", "radial,spiral", "--methods", "zf,nlinv,pogmdm:fast"]
+    assert main([*command, "-o", str(tmp_path / "o"), "--jobs", "2"]) == 0
+    rows = rows_of(tmp_path / "o")
+    assert [r["pattern"] for r in rows] == ["radial6"] * 3 + ["spiral5"] * 3
+    for start in (0, 3):
+        zf, _, ours = rows[start : start + 3]
+        assert float(ours["psnr"]) > float(zf["psnr"]) + 3
+
+
 def test_cfl_files_come_back(tmp_path):
     array = (np.arange(24) * (1 + 2j)).reshape(2, 3, 4).astype(np.complex64)
     write_cfl(tmp_path / "a", array)
