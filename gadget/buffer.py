@@ -12,6 +12,7 @@ from gadget.classify import Kind, classify, has_flag
 from gadget.errors import DataError
 from gadget.frames import AcquiredFrame, FrameKey, assemble
 from gadget.header import ScanGeometry
+from gadget.partitions import slice_encoding, to_slices
 
 # Calibration lines of these scans are no samples of the image: other contrast, other grid.
 _FOREIGN_CALIBRATION = ("separate", "external")
@@ -112,8 +113,14 @@ class AcquisitionBuffer:
         if has_flag(flags, ismrmrd.ACQ_LAST_IN_REPETITION) and self.trigger in ("auto", "repetition"):
             return [k for k in self._groups if (k.encoding, k.repetition) == (key.encoding, key.repetition)]
         if has_flag(flags, ismrmrd.ACQ_LAST_IN_SLICE) and self.trigger in ("auto", "slice"):
-            return [key] if key in self._groups else []
+            return [key] if key in self._groups and self._is_even(key) else []
         return []
+
+    def _is_even(self, key: FrameKey) -> bool:
+        """Whether all partitions of a slab have as many readouts; some sources flag the end of each one."""
+        counts = Counter(acq.idx.kspace_encode_step_2 for acq in self._groups[key])
+        n_partitions = self.geometry.encoding(key.encoding).encoded.matrix[2]
+        return n_partitions == 1 or (len(counts) >= n_partitions and len(set(counts.values())) == 1)
 
     def _has_all_lines(self, key: FrameKey) -> bool:
         """Whether every regular line of every average is there; never known off the grid."""
@@ -121,11 +128,11 @@ class AcquisitionBuffer:
         if encoding.trajectory != "cartesian":
             return False  # encode steps count readouts there, and nobody says how many are to come
         lines = {
-            (acq.idx.kspace_encode_step_1, acq.idx.average)
+            (acq.idx.kspace_encode_step_1, acq.idx.kspace_encode_step_2, acq.idx.average)
             for acq in self._groups[key]
             if classify(acq.flags) is not Kind.CALIBRATION
         }
-        return len(lines) >= encoding.expected_rows * (encoding.last.get("average", 0) + 1)
+        return len(lines) >= encoding.expected_rows * encoding.encoded.matrix[2] * (encoding.last.get("average", 0) + 1)
 
     def _waits(self, key: FrameKey) -> bool:
         """Whether this frame's source sets flags, so that its LAST will come."""
@@ -148,8 +155,18 @@ class AcquisitionBuffer:
                 logs.get().warning("%s: dropped %d readouts that came after its last one", key, len(group))
                 continue
             self._closed[key] = len(group)
-            frames.append(assemble(key, group, self.geometry.encoding(key.encoding), self.geometry.n_channels))
+            frames += self._assembled(key, group)
         return frames
+
+    def _assembled(self, key: FrameKey, group: list[ismrmrd.Acquisition]) -> list[AcquiredFrame]:
+        """Make the frame of a 2-D scan, or those of a slab's slices."""
+        encoding, n_channels = self.geometry.encoding(key.encoding), self.geometry.n_channels
+        if encoding.encoded.matrix[2] == 1:
+            return [assemble(key, group, encoding, n_channels)]
+        return [
+            assemble(FrameKey.of(part[0].getHead()), part, slice_encoding(encoding), n_channels)
+            for part in to_slices(group, encoding, str(key))
+        ]
 
     def _count_bytes(self, acq: ismrmrd.Acquisition) -> None:
         self._bytes += _n_bytes(acq)

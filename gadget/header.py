@@ -44,6 +44,8 @@ class Encoding:
         ``embedded``, ``separate``, ... or an empty string.
     last
         Largest index per counter (slice, repetition, average, contrast, phase, set), where known.
+    centre_partition
+        Value of kspace_encode_step_2 at the k-space centre of a 3-D scan.
     """
 
     encoded: Space
@@ -54,10 +56,15 @@ class Encoding:
     acceleration: int
     calibration: str
     last: dict[str, int]
+    centre_partition: int = 0
 
     def row(self, encode_step: int) -> int:
         """Row of the encoded matrix (centre at ny // 2) that a phase-encoding step belongs to."""
         return encode_step + self.encoded.matrix[1] // 2 - self.centre_row
+
+    def partition(self, encode_step: int) -> int:
+        """Partition (centre at nz // 2) that a kspace_encode_step_2 of a 3-D scan belongs to."""
+        return encode_step + self.encoded.matrix[2] // 2 - self.centre_partition
 
     @property
     def expected_rows(self) -> int:
@@ -121,8 +128,8 @@ def read_geometry(header: Any, max_matrix: int = 1024) -> ScanGeometry:
     Raises
     ------
     HeaderError
-        E201 not an ISMRMRD header, E202 no encoding, E204 3-D, E214 matrix, E215 field of view,
-        E207 a document type, E217 other numbers.
+        E201 not an ISMRMRD header, E202 no encoding, E204 3-D without a slab, E207 a document type, E214 matrix,
+        E215 field of view, E217 other numbers.
     """
     if isinstance(header, bytes | str):
         header = parse(header)
@@ -169,11 +176,13 @@ def parse(xml: bytes | str) -> Any:
 def _encoding(encoding: Any, where: str, max_matrix: int) -> Encoding:
     encoded = _space(encoding.encodedSpace, f"{where}.encodedSpace", (2 * max_matrix, max_matrix))
     recon = _space(encoding.reconSpace, f"{where}.reconSpace", (max_matrix, max_matrix))
-    if encoded.matrix[2] > 1:
+    nz = encoded.matrix[2]
+    if nz > 1 and not (encoded.fov_mm[2] > 0 and recon.fov_mm[2] > 0 and nz <= max_matrix):
         raise HeaderError(
             204,
-            f"{where}.encodedSpace.matrixSize.z is {encoded.matrix[2]}: a 3-D scan, only 2-D is supported.",
-            "Reconstruct multi-slice 2-D scans, or transform partitions to slices upstream.",
+            f"{where}.encodedSpace.matrixSize.z is {nz} (at most {max_matrix}), and fieldOfView_mm.z "
+            f"{encoded.fov_mm[2]:g} (recon {recon.fov_mm[2]:g}): no slab that can be cut into slices.",
+            "Correct it where the file was made.",
         )
     for axis in (0, 1):
         ratio = recon.fov_mm[axis] / encoded.fov_mm[axis]
@@ -199,6 +208,11 @@ def _encoding(encoding: Any, where: str, max_matrix: int) -> Encoding:
             n_rows = min(ny, high - low + 1)
         elif centre == 0:
             centre = ny // 2
+    centre_partition = nz // 2
+    partitions = getattr(limits, "kspace_encoding_step_2", None)
+    if nz > 1 and partitions is not None and partitions.center:  # writers that do not care leave 0, as with rows
+        name = f"{where}.encodingLimits.kspace_encoding_step_2.center"
+        centre_partition = _integer(partitions.center, name, 0, 65535, code=217)
     last = {}
     for counter in _COUNTERS:
         limit = getattr(limits, counter, None)
@@ -216,6 +230,7 @@ def _encoding(encoding: Any, where: str, max_matrix: int) -> Encoding:
         acceleration=1 if factor is None else max(1, _integer(factor, name, 0, 65535, code=217)),
         calibration=_word(getattr(parallel, "calibrationMode", None)),
         last=last,
+        centre_partition=centre_partition,
     )
 
 

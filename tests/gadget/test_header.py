@@ -96,7 +96,7 @@ def test_header_without_encoding():
         ({"ey": -3}, 214, "encodedSpace.matrixSize.y"),
         ({"rx": "sixtyfour"}, 214, "reconSpace.matrixSize.x is 'sixtyfour', expected an integer 8..1024"),
         ({"ry": 999999999}, 214, "reconSpace.matrixSize.y is '999999999'"),
-        ({"ez": 16}, 204, "encodedSpace.matrixSize.z is 16"),
+        ({"ez": 2000}, 204, "encodedSpace.matrixSize.z is 2000"),
         ({"efx": 0}, 215, "encodedSpace.fieldOfView_mm.x"),
         ({"rfy": "NaN"}, 215, "reconSpace.fieldOfView_mm.y is 'nan'"),
         ({"rfx": "1e9"}, 215, "reconSpace.fieldOfView_mm.x is 1e"),

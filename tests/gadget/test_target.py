@@ -135,7 +135,7 @@ def test_header_without_encoding(run):
 
 
 def test_three_dimensional_scan(run):
-    failed(run(Scan(overrides={"ez": 8})), HeaderError, "E204")
+    failed(run(Scan(overrides={"ez": 8})), DataError, "E204")
 
 
 def test_wrong_settings(run):
