@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -67,11 +68,11 @@ def evaluate(plan: Plan) -> list[Row]:
     """Compute what is missing, write ``table.csv`` and ``report.html``; returns the rows.
 
     A method that fails on a case gives a row that says so. Raises ConfigError E140, E141, E142 for names that do
-    not exist, and what reading a scan raises.
+    not exist, E143 for libraries that are missing, and what reading a scan raises.
     """
+    _check(plan)
     from gadget.evaluate.report import write_report
 
-    _check(plan)
     scans = {path.stem: path for path in plan.scans}
     if len(scans) < len(plan.scans):
         raise ConfigError(142, "two scans have the same name.", "Rename one: results are filed by name.")
@@ -94,6 +95,9 @@ def evaluate(plan: Plan) -> list[Row]:
 
 
 def _check(plan: Plan) -> None:
+    absent = [name for name in ("scipy", "skimage") if importlib.util.find_spec(name) is None]
+    if absent:
+        raise ConfigError(143, f"evaluate needs {' and '.join(absent)}.", "pip install 'pogmdm-gadget[evaluate]'")
     for pattern in plan.patterns:
         patterns.resolve(pattern)
     for method in plan.methods:

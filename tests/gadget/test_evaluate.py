@@ -1,6 +1,7 @@
 """The whole command on a small simulated scan."""
 
 import csv
+import importlib.util
 
 import numpy as np
 import pytest
@@ -90,6 +91,19 @@ def test_a_method_that_fails_is_a_row(full, tmp_path, monkeypatch):
 def test_names_that_do_not_exist_are_refused(option, value, code, full, tmp_path, capsys):
     assert main(["evaluate", str(full), option, value, "-o", str(tmp_path / "o")]) == 2
     assert code in capsys.readouterr().err
+
+
+def test_missing_libraries_are_named(full, tmp_path, capsys, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "skimage" else found(name))
+    assert main(["evaluate", str(full), "-o", str(tmp_path / "o")]) == 2
+    assert "E143 evaluate needs skimage" in capsys.readouterr().err
+
+
+def test_single_coil(full):
+    case = make_case(read_full_scan(full), "single", "gaussian8", 0)
+    assert case.frame.kspace.shape == (1, 48, 48)
+    assert case.coil_images[0] == pytest.approx(case.reference.plain)
 
 
 def test_an_undersampled_scan_is_refused(tmp_path, capsys):
