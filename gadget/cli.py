@@ -97,7 +97,8 @@ def _add_run(commands: Any) -> None:
         help="one setting, e.g. sampler.n_samples=4; wins over everything else; repeatable",
     )
     parser.add_argument("--png", metavar="DIR", type=Path, help="also write a PNG of every series here")
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT.h5 when it exists")
+    parser.add_argument("--html", metavar="FILE", type=Path, help="also write one page with pictures and facts")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT.h5 and FILE when they exist")
     parser.add_argument("-g", "--group", default="dataset", help="group of the input (default: %(default)s)")
     parser.add_argument("-G", "--out-group", default="dataset", help="group of the output (default: %(default)s)")
 
@@ -124,6 +125,10 @@ def _run_run(args: argparse.Namespace) -> int:
         from gadget.preview import make_folder
 
         make_folder(args.png)  # before the work that would be lost
+    if args.html is not None:
+        from gadget.atomic import refuse_existing
+
+        refuse_existing(args.html, args.overwrite)
     display = ProgressDisplay()
     outcome = replay(job, display, args.debug)
     series = ", ".join(f"image_{number} x {count}" for number, count in outcome.series.items())
@@ -133,6 +138,11 @@ def _run_run(args: argparse.Namespace) -> int:
 
         for picture in write_previews(args.output, args.png, job.out_group):
             display.log(str(picture))
+    if args.html is not None:
+        from gadget.recon_report import write_report
+
+        write_report(args.output, args.html, job.out_group, args.overwrite)
+        display.log(str(args.html))
     return 0
 
 

@@ -158,13 +158,26 @@ def test_phantom_to_images_with_the_real_gadget(capsys, tmp_path):
     scan, out = tmp_path / "p.h5", tmp_path / "r.h5"
     assert cli.main(["phantom", str(scan), *SMALL, "--slices", "2"]) == 0
     quick = ["--set", "sampler.n_samples=2", "--set", "sampler.n_steps=3", "--set", "sampler.map_steps=5"]
-    argv = ["run", str(scan), "-o", str(out), *quick, "--set", "coils.newton_steps=3", "--png", str(tmp_path)]
+    argv = [
+        "run",
+        str(scan),
+        "-o",
+        str(out),
+        *quick,
+        "--set",
+        "coils.newton_steps=3",
+        "--png",
+        str(tmp_path),
+        "--html",
+        str(tmp_path / "r.html"),
+    ]
     assert cli.main(argv) == 0, capsys.readouterr().err
     with h5py.File(out) as file:
         assert file["dataset/image_1/data"].shape == (2, 1, 1, 32, 32)
         assert file["dataset/image_10/data"].shape == (2, 1, 1, 32, 32)
     assert (tmp_path / "image_1.png").is_file()
     assert (tmp_path / "image_10.png").is_file()
+    assert "image_10" in (tmp_path / "r.html").read_text()
     assert capsys.readouterr().out == ""
     assert cli.main(["run", str(scan), "-o", str(tmp_path / "x.h5"), "--set", "sampler.n_sample=2"]) == 2
     assert not (tmp_path / "x.h5").exists()
