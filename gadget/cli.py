@@ -194,7 +194,9 @@ def _add_phantom(commands: Any) -> None:
     )
     parser.add_argument("output", metavar="OUT.h5", type=Path, help="file to write")
     parser.add_argument(
-        "--trajectory", default="cartesian", help="how k-space is sampled: cartesian (default: %(default)s)"
+        "--trajectory",
+        default="cartesian",
+        help="how k-space is sampled: cartesian, radial, spiral, gaussian2d (default: %(default)s)",
     )
     parser.add_argument(
         "--matrix", type=_matrix, default=(256, 256), metavar="N|NXxNY", help="image matrix (default: 256)"
@@ -202,6 +204,9 @@ def _add_phantom(commands: Any) -> None:
     parser.add_argument("--coils", type=int, default=8, metavar="C", help="receive coils (default: %(default)s)")
     parser.add_argument(
         "--acceleration", type=float, default=4, metavar="R", help="undersampling (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--shots", type=int, metavar="N", help="spokes, interleaves or readouts off the grid (default: as R says)"
     )
     parser.add_argument(
         "--noise",
@@ -220,7 +225,8 @@ def _add_phantom(commands: Any) -> None:
 
 
 def _run_phantom(args: argparse.Namespace) -> int:
-    from gadget.phantom_mrd import ScanPlan, write_phantom
+    from gadget.phantom_mrd import write_phantom
+    from gadget.phantom_sampling import ScanPlan
 
     plan = ScanPlan(
         trajectory=args.trajectory,
@@ -230,6 +236,7 @@ def _run_phantom(args: argparse.Namespace) -> int:
         noise=args.noise,
         n_slices=args.slices,
         seed=args.seed,
+        shots=args.shots,
     )
     write_phantom(args.output, plan, args.truth, args.overwrite)
     return 0

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,47 +10,15 @@ import numpy as np
 import torch
 
 from gadget.atomic import complete_file
+from gadget.phantom_sampling import TRAJECTORIES, Sampling, ScanPlan
 from pogmdm_core.errors import ConfigError
 from pogmdm_core.phantom import Phantom, random_noise_mixer, receiver_noise
 
-OVERSAMPLING = 2
-ACS_SHARE = 0.08
 N_NOISE_READOUTS = 16
 _FOV_MM = 240.0
 _SLICE_MM = 5.0
 _DWELL_US = 5.0
 _IDENTITY = {"read_dir": (1.0, 0.0, 0.0), "phase_dir": (0.0, 1.0, 0.0), "slice_dir": (0.0, 0.0, 1.0)}
-
-
-@dataclass(frozen=True)
-class ScanPlan:
-    """What to simulate.
-
-    Attributes
-    ----------
-    trajectory
-        One of `TRAJECTORIES`.
-    shape
-        Image matrix `(ny, nx)`; the field of view is 240 mm in both directions.
-    n_coils, n_slices
-        Receive channels and slices.
-    acceleration
-        Grid lines per acquired line (k-space centre included); 1 is fully sampled.
-    noise
-        Standard deviation of the noise in each real and imaginary part of one channel's image pixel,
-        root mean square over channels, in units of the maximum of the noise-free root-sum-of-squares
-        image (about 1). 0 writes no noise and no noise scan.
-    seed
-        Chooses small structures, coil ring, sampled lines and noise.
-    """
-
-    trajectory: str = "cartesian"
-    shape: tuple[int, int] = (256, 256)
-    n_coils: int = 8
-    acceleration: float = 4.0
-    noise: float = 0.01
-    n_slices: int = 1
-    seed: int = 0
 
 
 def write_phantom(path: Path, plan: ScanPlan, truth: bool = False, overwrite: bool = False) -> None:
@@ -80,33 +46,11 @@ def write_phantom(path: Path, plan: ScanPlan, truth: bool = False, overwrite: bo
     _check(plan)
     phantoms = [Phantom.head(plan.n_coils, plan.seed, level) for level in _levels(plan.n_slices)]
     with complete_file(path, overwrite) as temporary:
-        readouts = TRAJECTORIES[plan.trajectory](plan, phantoms)
-        _write_scan(temporary, _header(plan), readouts)
+        sampling = TRAJECTORIES[plan.trajectory](plan)
+        readouts = _readouts(plan, phantoms, sampling)
+        _write_scan(temporary, _header(plan, sampling), readouts)
         if truth:
             _write_truth(temporary, plan, phantoms, readouts)
-
-
-def sampled_lines(ny: int, acceleration: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Choose the acquired phase-encoding lines: the k-space centre, and a random share of the rest.
-
-    Returns
-    -------
-        Indices of all acquired lines, ascending, and whether each belongs to the fully sampled centre
-        (8 % of the lines, for coil calibration). The density falls towards the edge of k-space.
-    """
-    if acceleration == 1:
-        return np.arange(ny), np.zeros(ny, dtype=bool)
-    n_centre = max(4, round(ACS_SHARE * ny))
-    first = ny // 2 - n_centre // 2
-    is_centre = np.zeros(ny, dtype=bool)
-    is_centre[first : first + n_centre] = True
-    n_more = max(1, round(ny / acceleration) - n_centre)
-    outer = np.flatnonzero(~is_centre)
-    weight = 1 - 0.7 * np.abs(outer - ny // 2) / (ny / 2)
-    rng = np.random.default_rng(seed)
-    chosen = rng.choice(outer, size=n_more, replace=False, p=weight / weight.sum())
-    lines = np.sort(np.concatenate([np.flatnonzero(is_centre), chosen]))
-    return lines, is_centre[lines]
 
 
 def _check(plan: ScanPlan) -> None:
@@ -121,6 +65,7 @@ def _check(plan: ScanPlan) -> None:
         ("acceleration", plan.acceleration, 1, 10),
         ("noise", plan.noise, 0, 1),
         ("seed", plan.seed, 0, 2**31),
+        ("shots", 1 if plan.shots is None else plan.shots, 1, 4096),
     )
     for name, value, low, high in limits:
         if not low <= value <= high:
@@ -131,55 +76,60 @@ def _levels(n_slices: int) -> list[float]:
     return [0.0] if n_slices == 1 else list(np.linspace(-0.7, 0.7, n_slices).round(3))
 
 
-def _cartesian_readouts(plan: ScanPlan, phantoms: list[Phantom]) -> list[Any]:
-    """Noise readouts, then the lines of every slice, as ismrmrd.Acquisition."""
+def _readouts(plan: ScanPlan, phantoms: list[Phantom], sampling: Sampling) -> list[Any]:
+    """Noise readouts, then those of every slice, as ismrmrd.Acquisition."""
     import ismrmrd
 
     ny, nx = plan.shape
-    n_read = OVERSAMPLING * nx
     generator = torch.Generator().manual_seed(plan.seed + 1)
     mixer = random_noise_mixer(plan.n_coils, generator)
-    lines, is_centre = sampled_lines(ny, plan.acceleration, plan.seed)
+    cartesian = plan.trajectory == "cartesian"
+    # On the oversampled grid the unitary transform is that of the larger matrix. Off the grid samples belong to the
+    # matrix itself, and it is the noise of the shorter dwell time that is larger: the same ratio.
+    gain, noise = float(ny * nx), plan.noise
+    if cartesian:
+        gain /= sampling.oversampling
+    else:
+        noise *= math.sqrt(sampling.oversampling)
     readouts: list[Any] = []
     if plan.noise > 0:
         for _ in range(N_NOISE_READOUTS):
-            readout = _readout(receiver_noise(mixer, n_read, plan.noise, generator), len(readouts))
+            readout = _readout(receiver_noise(mixer, sampling.n_read, noise, generator), len(readouts))
             readout.setFlag(ismrmrd.ACQ_IS_NOISE_MEASUREMENT)
             readouts.append(readout)
-    kx = (torch.arange(n_read, dtype=torch.float64) - n_read // 2) / OVERSAMPLING
-    ky = torch.as_tensor(lines, dtype=torch.float64) - ny // 2
-    positions = torch.stack([kx.repeat(len(lines)), ky.repeat_interleave(n_read)])
+    # normalised, 0.5 at the edge of the matrix
+    stored = (sampling.k / torch.tensor([[nx], [ny]])).T.reshape(len(sampling.steps), sampling.n_read, 2)
+    last = len(sampling.steps) - 1
     for index, phantom in enumerate(phantoms):
-        signal = phantom.kspace(positions) * math.sqrt(ny * nx / OVERSAMPLING)
-        signal = signal + receiver_noise(mixer, signal.shape[1], plan.noise, generator)
-        signal = signal.reshape(plan.n_coils, len(lines), n_read)
-        for i, line in enumerate(lines):
-            readout = _readout(signal[:, i], len(readouts), index, plan.n_slices)
-            readout.idx.kspace_encode_step_1 = int(line)
+        signal = phantom.kspace(sampling.k) * math.sqrt(gain)
+        signal = signal + receiver_noise(mixer, signal.shape[1], noise, generator)
+        signal = signal.reshape(plan.n_coils, len(sampling.steps), sampling.n_read)
+        for i, step in enumerate(sampling.steps):
+            trajectory = None if cartesian else stored[i]
+            readout = _readout(signal[:, i], len(readouts), index, plan.n_slices, trajectory)
+            readout.idx.kspace_encode_step_1 = int(step)
             readout.idx.slice = index
-            if is_centre[i]:
+            if sampling.is_calibration[i]:
                 readout.setFlag(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING)
             if i == 0:
                 readout.setFlag(ismrmrd.ACQ_FIRST_IN_SLICE)
-            if i == len(lines) - 1:
+            if i == last:
                 readout.setFlag(ismrmrd.ACQ_LAST_IN_SLICE)
             readouts.append(readout)
     readouts[-1].setFlag(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
     return readouts
 
 
-# A further trajectory is one more function here: positions in cycles per field of view go into
-# `Phantom.kspace` as they are.
-TRAJECTORIES: dict[str, Callable[[ScanPlan, list[Phantom]], list[Any]]] = {"cartesian": _cartesian_readouts}
-
-
-def _readout(samples: torch.Tensor, counter: int, index: int = 0, n_slices: int = 1) -> Any:
-    """One readout `(coil, sample)` with the header fields every readout shares."""
+def _readout(
+    samples: torch.Tensor, counter: int, index: int = 0, n_slices: int = 1, trajectory: torch.Tensor | None = None
+) -> Any:
+    """One readout `(coil, sample)`, trajectory `(sample, 2)`, with the header fields every readout shares."""
     import ismrmrd
 
     data = samples.to(torch.complex64).numpy()
     readout = ismrmrd.Acquisition.from_array(
         data,
+        None if trajectory is None else trajectory.to(torch.float32).numpy(),
         center_sample=data.shape[1] // 2,
         sample_time_us=_DWELL_US,
         scan_counter=counter,
@@ -193,7 +143,7 @@ def _readout(samples: torch.Tensor, counter: int, index: int = 0, n_slices: int 
     return readout
 
 
-def _header(plan: ScanPlan) -> Any:
+def _header(plan: ScanPlan, sampling: Sampling) -> Any:
     """Header of the scan; it names no person, no place and no time."""
     import ismrmrd.xsd as xsd
 
@@ -208,28 +158,31 @@ def _header(plan: ScanPlan) -> Any:
     def limit(maximum: int, centre: int = 0) -> Any:
         return xsd.limitType(minimum=0, maximum=maximum, center=centre)
 
-    n_read = OVERSAMPLING * nx
-    n_lines = len(sampled_lines(ny, plan.acceleration, plan.seed)[0])
+    cartesian = plan.trajectory == "cartesian"
+    wide = sampling.oversampling if cartesian else 1
+    n_read, n_readouts = sampling.n_read, len(sampling.steps)
+    known = {"cartesian": xsd.trajectoryType.CARTESIAN, "radial": xsd.trajectoryType.RADIAL}
+    known["spiral"] = xsd.trajectoryType.SPIRAL
     zero = {name: limit(0) for name in ("average", "contrast", "phase", "repetition", "set", "segment")}
     limits = xsd.encodingLimitsType(
         kspace_encoding_step_0=limit(n_read - 1, n_read // 2),
-        kspace_encoding_step_1=limit(ny - 1, ny // 2),
+        kspace_encoding_step_1=limit(ny - 1, ny // 2) if cartesian else limit(n_readouts - 1),
         kspace_encoding_step_2=limit(0),
         slice=limit(plan.n_slices - 1, 0),
         **zero,
     )
     encoding = xsd.encodingType(
-        encodedSpace=space(n_read, OVERSAMPLING * _FOV_MM),
+        encodedSpace=space(wide * nx, wide * _FOV_MM),
         reconSpace=space(nx, _FOV_MM),
         encodingLimits=limits,
-        trajectory=xsd.trajectoryType.CARTESIAN,
+        trajectory=known.get(plan.trajectory, xsd.trajectoryType.OTHER),
         parallelImaging=xsd.parallelImagingType(
             accelerationFactor=xsd.accelerationFactorType(
                 # rounded up: a reader must not expect more lines than there are
-                kspace_encoding_step_1=math.ceil(ny / n_lines),
+                kspace_encoding_step_1=math.ceil(ny / n_readouts) if cartesian else 1,
                 kspace_encoding_step_2=1,
             ),
-            calibrationMode=xsd.calibrationModeType.EMBEDDED if plan.acceleration > 1 else None,
+            calibrationMode=xsd.calibrationModeType.EMBEDDED if sampling.is_calibration.any() else None,
         ),
     )
     return xsd.ismrmrdHeader(

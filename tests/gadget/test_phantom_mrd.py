@@ -1,9 +1,15 @@
 import ismrmrd
 import numpy as np
 import pytest
+from skimage.registration import phase_cross_correlation
 
+from gadget.buffer import AcquisitionBuffer
 from gadget.header import read_geometry
-from gadget.phantom_mrd import N_NOISE_READOUTS, ScanPlan, sampled_lines, write_phantom
+from gadget.phantom_mrd import N_NOISE_READOUTS, write_phantom
+from gadget.phantom_sampling import ScanPlan, sampled_lines
+from gadget.prepare import prepare
+from gadget.settings import load
+from pogmdm_core import zero_filled
 from pogmdm_core.errors import ConfigError, OutputError
 
 PLAN = ScanPlan(shape=(48, 32), n_coils=3, acceleration=3, noise=0.02, n_slices=2, seed=4)
@@ -137,3 +143,51 @@ def test_the_header_expects_no_more_lines_than_there_are(tmp_path, ny, accelerat
         encoding = read_geometry(file["dataset"].header).encodings[0]
         n_lines = len(file["dataset"].acquisitions[:])
     assert encoding.expected_rows <= n_lines
+
+
+@pytest.mark.parametrize(
+    ("plan", "n_readouts", "kind", "name"),
+    [
+        (ScanPlan("radial", (64, 64), 2, shots=101, noise=0), 101, 2, "radial"),
+        (ScanPlan("radial", (64, 48), 2, acceleration=1, noise=0), 64, 2, "radial"),
+        (ScanPlan("spiral", (64, 64), 2, acceleration=1, shots=12, noise=0), 12, 2, "spiral"),
+        (ScanPlan("gaussian2d", (64, 64), 2, acceleration=2, noise=0), 32, 2, "other"),
+    ],
+)
+def test_off_the_grid_the_gadget_sees_the_phantom_where_it_is(tmp_path, plan, n_readouts, kind, name):
+    """Against the truth in the same file: within half a pixel, and as bright (least squares, samples' own weights)."""
+    path = tmp_path / "p.h5"
+    write_phantom(path, plan, truth=True)
+    with ismrmrd.File(str(path), "r") as file:
+        header, readouts = file["dataset"].header, file["dataset"].acquisitions[:]
+    assert header.encoding[0].trajectory.value == name
+    assert len(readouts) == n_readouts
+    assert readouts[0].trajectory_dimensions == kind
+    with ismrmrd.Dataset(str(path), "truth") as dataset:
+        truth = dataset.read_image("image_1", 0).data[0, 0]
+    buffer = AcquisitionBuffer(read_geometry(header))
+    (frame,) = [f for acq in readouts for f in buffer.add(acq)]
+    image = zero_filled(prepare(frame, None, load()).frame).numpy()
+    assert image.shape == plan.shape
+    # cross-correlation of the two, its peak to a fraction of a pixel by upsampling 4 times
+    found = phase_cross_correlation(truth, image, upsample_factor=4, normalization=None)[0]
+    assert np.abs(found).max() <= 0.5
+    gain = float((truth * image).sum() / (truth * truth).sum())
+    assert 0.75 < gain < 1.15  # the corners of k-space, or some of its points, are missing
+    assert np.corrcoef(truth.ravel(), image.ravel())[0, 1] > 0.9
+
+
+def test_noise_of_a_radial_scan_has_the_stated_level(tmp_path):
+    """Twice oversampled spokes have half the dwell time, so sqrt(2) times the noise per sample."""
+    path = tmp_path / "p.h5"
+    plan = ScanPlan("radial", (32, 32), 3, shots=20, noise=0.02)
+    write_phantom(path, plan)
+    with ismrmrd.File(str(path), "r") as file:
+        noise = [a.data for a in file["dataset"].acquisitions[:N_NOISE_READOUTS]]
+    parts = np.stack(noise).view(np.float32)
+    assert parts.std() == pytest.approx(0.02 * np.sqrt(2), rel=0.05)
+
+
+def test_shots_are_checked(tmp_path):
+    with pytest.raises(ConfigError, match="E110 shots"):
+        write_phantom(tmp_path / "p.h5", ScanPlan("radial", shots=0))

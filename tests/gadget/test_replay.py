@@ -6,7 +6,8 @@ import ismrmrd
 import numpy as np
 import pytest
 
-from gadget.phantom_mrd import ScanPlan, write_phantom
+from gadget.phantom_mrd import write_phantom
+from gadget.phantom_sampling import ScanPlan
 from gadget.replay import Job, error_from_text, replay
 from gadget.replay_input import open_scan
 from gadget.replay_progress import ProgressDisplay
