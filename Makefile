@@ -1,4 +1,4 @@
-# make demo   simulate a scan, reconstruct it through the gadget, leave images in demo/
+# make demo   simulate a radial scan (45 spokes), reconstruct it through the gadget, leave images in demo/
 # make test   ruff, mypy and the test suite
 # Both work in .venv, made on first use; the Python it is made from is left alone.
 
@@ -12,9 +12,10 @@ DEMO_PRESET ?= default
 
 demo: $(VENV)/.installed
 	mkdir -p demo
-	$(BIN)/pogmdm phantom demo/scan.h5 --matrix 256 --coils 8 --acceleration 4 --truth --overwrite
-	$(BIN)/pogmdm run demo/scan.h5 -o demo/recon.h5 --preset $(DEMO_PRESET) --png demo --overwrite
+	$(BIN)/pogmdm phantom demo/scan.h5 --trajectory radial --shots 45 --matrix 256 --coils 8 --truth --overwrite
+	$(BIN)/pogmdm run demo/scan.h5 -o demo/recon.h5 --preset $(DEMO_PRESET) --png demo --html demo/report.html --overwrite
 	@echo
+	@echo "all on one page:      $(CURDIR)/demo/report.html"
 	@echo "image:                $(CURDIR)/demo/image_1.png"
 	@echo "standard deviation:   $(CURDIR)/demo/image_10.png"
 	@echo "both, as ISMRMRD:     $(CURDIR)/demo/recon.h5"
