@@ -98,7 +98,7 @@ def reconstruct_scan(link: Link, settings: GadgetSettings, header: Any) -> None:
 
     log = logs.configure(settings.log)
     limits = settings.limits
-    link.limit(limits.max_coils, limits.max_message_bytes, limits.idle_timeout_s)
+    link.limit(limits.max_coils, limits.max_message_bytes, limits.idle_timeout_s, limits.max_buffer_bytes)
     geometry = read_geometry(header, limits.max_matrix)
     log.info("scan: %s; preset %s", geometry.summary(), settings.preset)
 
@@ -126,7 +126,7 @@ def frames(link: Link, buffer: AcquisitionBuffer) -> Iterator[AcquiredFrame]:
 
     n_frames = n_passed = 0
     try:
-        for item in link.messages():
+        for item in link.ahead():
             if isinstance(item, RawMessage):
                 link.send(item)
                 n_passed += 1

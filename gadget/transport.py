@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import io
 import logging
+import socket
 import struct
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ import ismrmrd
 import numpy as np
 from ismrmrd.waveform import WaveformHeader
 
+from gadget.read_ahead import ReadAhead
 from gadget.wire import (
     ACQUISITION,
     CHUNK,
@@ -63,6 +65,7 @@ class Link:
 
     max_coils = 256
     max_message_bytes = 1 << 28
+    max_ahead_bytes = 8 << 30
 
     def __init__(self, connection: Any, idle_timeout_s: float = 300.0) -> None:
         self.connection = connection
@@ -73,6 +76,7 @@ class Link:
         self.n_waveforms = 0
         self.ended = False
         self.lost = False
+        self._ahead: ReadAhead | None = None
         connection.readers = {}
         connection.add_reader(ACQUISITION, self._read_acquisition)
         connection.add_reader(IMAGE, self._read_image)
@@ -81,8 +85,11 @@ class Link:
         connection.add_reader(TEXT, self._skip_text)
         connection.add_reader(ERROR, self._read_error)
 
-    def limit(self, max_coils: int, max_message_bytes: int, idle_timeout_s: float) -> None:
+    def limit(
+        self, max_coils: int, max_message_bytes: int, idle_timeout_s: float, max_ahead_bytes: int = 8 << 30
+    ) -> None:
         """Set the limits once the settings are known."""
+        self.max_ahead_bytes = max_ahead_bytes
         self.max_coils, self.max_message_bytes = max_coils, max_message_bytes
         self.socket.idle_timeout_s = idle_timeout_s
         self.socket.socket.settimeout(idle_timeout_s)
@@ -118,6 +125,11 @@ class Link:
                 yield item
                 self.lost = True
 
+    def ahead(self) -> Iterator[Any]:
+        """Yield `messages`, which a thread reads on meanwhile, up to `max_ahead_bytes`."""
+        self._ahead = ReadAhead(self.messages, self.socket, self.max_ahead_bytes)
+        yield from self._ahead
+
     def send(self, item: ismrmrd.Image | RawMessage) -> None:
         """Send an image or pass a message on, in one write: half an image must not get out."""
         if isinstance(item, RawMessage):
@@ -145,7 +157,7 @@ class Link:
             Then read for so many seconds at most; None for the idle time-out.
         """
         with contextlib.suppress(Exception):  # whatever it is, the first error is the one to report
-            self._drain(quiet_s, most_s if most_s is not None else self.socket.idle_timeout_s)
+            self._drain(quiet_s, most_s)
         payload = text.encode("utf-8")[:_ERROR_TEXT_BYTES].decode("utf-8", "ignore").encode("utf-8")
         if getattr(self.connection, "fire", False):  # FIRE knows no ERROR; its log viewer goes by the first word
             payload = b"ERR " + payload + b"\0"
@@ -154,10 +166,17 @@ class Link:
             message = struct.pack("<HQ", ERROR, len(payload)) + payload
         with contextlib.suppress(Exception):
             self.socket.write(message)
+        if self._ahead is not None and not self._ahead.finish(0):
+            with contextlib.suppress(OSError):  # what it still waits for
+                self.socket.socket.shutdown(socket.SHUT_RD)
+            self._ahead.finish()
 
-    def _drain(self, quiet_s: float, most_s: float) -> None:
+    def _drain(self, quiet_s: float, most_s: float | None) -> None:
+        if self._ahead is not None and not self._ahead.finish(most_s):
+            return
         if self.ended:
             return
+        most_s = most_s if most_s is not None else self.socket.idle_timeout_s
         if not self.lost:
             with contextlib.suppress(Exception):
                 for _ in self.messages():

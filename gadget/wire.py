@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import struct
 import time
+from multiprocessing.connection import wait
 from typing import Any
 
 CONFIG_FILE, CONFIG, HEADER, CLOSE, TEXT, ERROR = 1, 2, 3, 4, 5, 8
 CONFIG_FILE_BYTES = 1024
 ACQUISITION, IMAGE, RECON_DATA, WAVEFORM = 1008, 1022, 1023, 1026
 CHUNK = 1 << 20
+# How often a silent socket is asked whether somebody waits for it by now, seconds.
+_LOOK_S = 0.5
 
 
 def broken(code: int, message: str, hint: str = "") -> Exception:
@@ -49,6 +53,9 @@ class ExactSocket:
         self.idle_timeout_s = idle_timeout_s
         # time.monotonic() at which reading ends although bytes still trickle in
         self.deadline: float | None = None
+        # ... since when somebody waits for the bytes; infinity while nobody does. Silence counts from then on
+        self.waiting_since = -math.inf
+        self.n_read = 0
         self._unread = b""
         # after a message went out in part, whatever follows would be read as the rest of it
         self._torn = False
@@ -70,6 +77,7 @@ class ExactSocket:
             if self.deadline is not None and time.monotonic() > self.deadline:
                 raise broken(403, f"the sender is too slow (got {len(received)} of {n_bytes} bytes).")
             try:
+                self._wait()
                 chunk = self.socket.recv(min(n_bytes - len(received), CHUNK))
             except TimeoutError:
                 raise broken(
@@ -84,7 +92,19 @@ class ExactSocket:
                     raise broken(401, "the stream ended without CLOSE.", "The sender died or was aborted.")
                 raise broken(402, f"the stream ended inside a message: got {len(received)} of {n_bytes} bytes.")
             received += chunk
+        self.n_read += n_bytes
         return bytes(received)
+
+    def _wait(self) -> None:
+        """Return when there is something to read; raise TimeoutError after `idle_timeout_s` of silence."""
+        start = time.monotonic()
+        while True:
+            now = time.monotonic()
+            left = self.idle_timeout_s - (now - min(now, max(start, self.waiting_since)))
+            if left <= 0:
+                raise TimeoutError
+            if wait([self.socket], min(left, _LOOK_S)):
+                return
 
     def unread(self, data: bytes) -> None:
         """Put bytes back in front of what is read next."""

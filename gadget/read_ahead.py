@@ -1,0 +1,100 @@
+"""Reading on while a frame is reconstructed: a thread between the socket and the sampler.
+
+Without it the socket's buffers fill up within milliseconds of data while the sampler works for seconds, and the
+scanner's side stands still.
+"""
+
+from __future__ import annotations
+
+import collections
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from gadget.wire import ExactSocket
+
+
+class ReadAhead:
+    """Messages read by a thread of its own, and kept until they are asked for.
+
+    Parameters
+    ----------
+    messages
+        What to read; iterated in the thread. Its errors are raised where the messages are consumed, after them.
+    source
+        The socket they come from. Its silence counts as the sender's fault only while the consumer waits: a sender
+        may well wait for images before it goes on.
+    max_bytes
+        Most bytes kept; then reading pauses. A single message may be larger.
+    """
+
+    def __init__(self, messages: Callable[[], Iterator[Any]], source: ExactSocket, max_bytes: int) -> None:
+        self._messages, self._source, self._max_bytes = messages, source, max_bytes
+        self._kept: collections.deque[tuple[Any, int]] = collections.deque()
+        self._n_bytes = 0
+        self._discarding = self._ended = False
+        self._error: Exception | None = None
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._read, name="read-ahead", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[Any]:
+        while True:
+            with self._changed:
+                self._source.waiting_since = time.monotonic()
+                self._changed.wait_for(lambda: self._kept or self._ended)
+                self._source.waiting_since = math.inf
+                if not self._kept:
+                    break
+                item, n_bytes = self._kept.popleft()
+                self._n_bytes -= n_bytes
+                self._changed.notify_all()
+            yield item
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def finish(self, most_s: float | None = None) -> bool:
+        """Drop everything, now and until the messages end.
+
+        Parameters
+        ----------
+        most_s
+            Seconds to wait for the end; None is as long as the sender sends.
+
+        Returns
+        -------
+            Whether the messages have ended.
+        """
+        with self._changed:
+            self._discarding = True
+            self._kept.clear()
+            self._n_bytes = 0
+            self._source.waiting_since = time.monotonic()
+            self._changed.notify_all()
+        self._thread.join(most_s)
+        return not self._thread.is_alive()
+
+    def _read(self) -> None:
+        before = self._source.n_read
+        try:
+            for item in self._messages():
+                n_bytes, before = self._source.n_read - before, self._source.n_read
+                self._keep(item, n_bytes)
+        except Exception as error:  # noqa: BLE001 - raised again where the messages are consumed
+            self._error = error
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def _keep(self, item: Any, n_bytes: int) -> None:
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._discarding or not self._kept or self._n_bytes + n_bytes <= self._max_bytes
+            )
+            if not self._discarding:
+                self._kept.append((item, n_bytes))
+                self._n_bytes += n_bytes
+                self._changed.notify_all()

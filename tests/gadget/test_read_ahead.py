@@ -1,0 +1,144 @@
+import socket
+import struct
+import threading
+import time
+
+import pytest
+from fakes import core, reconstruct
+from helpers.mrd_factory import Scan
+from helpers.peer import item_message, run_client, stream, text_message
+
+import gadget.target
+from gadget.errors import TransportError
+from gadget.handshake import ServedConnection
+from gadget.transport import Link
+
+SCAN = Scan(nx=64, ny=32, n_coils=4, oversampling=1, noise_scan=False)
+ITEMS = SCAN.acquisitions()
+MESSAGES = [item_message(item) for item in ITEMS]
+CLOSE = struct.pack("<H", 4)
+
+
+@pytest.fixture
+def pair():
+    """A link, its peer's socket with a small buffer, and no thread left behind."""
+    before = threading.active_count()
+    ours, theirs = socket.socketpair()
+    for one in (ours, theirs):
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    ours.settimeout(5)
+    yield Link(ServedConnection(theirs)), ours
+    ours.close()
+    theirs.close()
+    assert threading.active_count() == before
+
+
+def test_the_sender_gets_rid_of_everything_while_nobody_consumes(pair):
+    link, ours = pair
+    messages = link.ahead()
+    ours.sendall(MESSAGES[0])
+    assert next(messages) == ITEMS[0]
+    ours.sendall(b"".join(MESSAGES[1:]) + CLOSE)  # far beyond the buffers: blocks, and times out, unless it is read
+    assert list(messages) == ITEMS[1:]
+    assert link.ended
+
+
+def test_what_is_kept_is_bounded(pair):
+    link, ours = pair
+    link.limit(256, 1 << 20, 5.0, max_ahead_bytes=3 * len(MESSAGES[0]))
+    messages = link.ahead()
+    ours.sendall(MESSAGES[0])
+    next(messages)
+    ours.settimeout(0.3)
+    n_sent = 0
+    with pytest.raises(TimeoutError):
+        for _ in range(100):
+            n_sent += ours.send(MESSAGES[1])
+    assert n_sent < 3 * len(MESSAGES[1]) + len(MESSAGES[1]) + 4 * 8192
+    assert link.socket.n_read <= 5 * len(MESSAGES[0])
+    link.fail("E999", quiet_s=0.1, most_s=0.2)  # joins the thread, which waits for room
+
+
+def test_errors_come_after_the_messages_before_them(pair):
+    link, ours = pair
+    ours.sendall(MESSAGES[0] + MESSAGES[1][:77])
+    ours.close()
+    seen = []
+    with pytest.raises(TransportError, match="E402"):
+        seen.extend(link.ahead())
+    assert seen == ITEMS[:1]
+    assert link.lost
+
+
+def test_silence_counts_only_while_somebody_waits(pair):
+    link, ours = pair
+    link.limit(256, 1 << 20, 0.4)
+    messages = link.ahead()
+    ours.sendall(MESSAGES[0])
+    next(messages)
+    time.sleep(1.0)  # the sampler works
+    ours.sendall(MESSAGES[1])
+    next(messages)
+    start = time.monotonic()
+    with pytest.raises(TransportError, match="E403"):
+        next(messages)
+    assert 0.35 < time.monotonic() - start < 1.2
+
+
+def test_failing_reads_to_the_end_first(pair):
+    link, ours = pair
+    ours.sendall(MESSAGES[0])
+    messages = link.ahead()
+    next(messages)
+    feeder = threading.Thread(target=lambda: ours.sendall(b"".join(MESSAGES[1:]) + CLOSE))
+    feeder.start()
+    link.fail("E999 no")
+    feeder.join(5)
+    assert link.ended
+    assert ours.recv(100) == struct.pack("<HQ", 8, 7) + b"E999 no"
+
+
+def test_cancelling_does_not_wait_for_a_silent_sender(pair):
+    link, ours = pair
+    ours.sendall(MESSAGES[0])
+    next(link.ahead())
+    start = time.monotonic()
+    link.fail("E412", quiet_s=0.1, most_s=0.3)
+    assert time.monotonic() - start < 1.5
+    assert b"E412" in ours.recv(100)
+
+
+def test_a_scanner_is_not_held_up_by_the_sampler(monkeypatch):
+    """All slices get sent while the first is still being reconstructed."""
+    sent = threading.Event()
+
+    def slow(*args, **kwargs):
+        assert sent.wait(20)
+        return reconstruct(*args, **kwargs)
+
+    monkeypatch.setattr(gadget.target, "resolve_core", lambda: core(reconstruct=slow))
+    scan = Scan(nx=256, ny=128, n_coils=8, n_slices=4)
+    parts = stream(scan.header(), scan.acquisitions())
+    assert sum(map(len, parts)) > 8e6  # no socket buffer is that large
+    from gadget.serve import Server
+
+    server = Server("127.0.0.1", 0)
+    service = threading.Thread(target=server.run)
+    service.start()
+
+    def parts_then_tell():
+        yield from parts
+        sent.set()
+
+    outcome = run_client(server.addresses[0], parts_then_tell())
+    server.stop()
+    service.join(10)
+    assert outcome.errors == []
+    assert len(outcome.images) == 8
+
+
+def test_texts_count_as_read(pair):
+    link, ours = pair
+    ours.sendall(text_message(5, b"x" * 100) + MESSAGES[0] + CLOSE)
+    assert list(link.ahead()) == ITEMS[:1]
+    assert link.socket.n_read == 106 + len(MESSAGES[0]) + 2
