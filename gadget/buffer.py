@@ -57,6 +57,7 @@ class AcquisitionBuffer:
         self._closed: dict[FrameKey, int] = {}
         self._bytes = 0
         self._has_flags = False
+        self._uid: int | None = None
 
     def add(self, acq: ismrmrd.Acquisition) -> list[AcquiredFrame]:
         """Take one readout; return the frames it completes, oldest first.
@@ -74,6 +75,7 @@ class AcquisitionBuffer:
             return []
         head = acq.getHead()
         key = FrameKey.of(head)
+        before = self._next_measurement(head.measurement_uid)
         self._has_flags = self._has_flags or _has_any(acq, (*_FIRST_FLAGS, *_LAST_FLAGS))
         done: list[FrameKey] = []
         if self._belongs_to_image(kind, key):
@@ -83,7 +85,18 @@ class AcquisitionBuffer:
             self._groups.setdefault(key, []).append(acq)
         # flags count on skipped readouts too: the last of a scan may be a navigator
         done += [other for other in self._flagged(head, key) if other not in done]
-        return self._close(done)
+        return before + self._close(done)
+
+    def _next_measurement(self, uid: int) -> list[AcquiredFrame]:
+        """Complete what belongs to another measurement: two scans in one stream must never mix."""
+        last, self._uid = self._uid, uid
+        if last in (None, uid):
+            return []
+        logs.get().warning("the measurement changes within the stream; frames of the one before are completed")
+        frames = self._close_at_end(list(self._groups))
+        self._closed.clear()
+        self._has_flags = False
+        return [replace(frame, warnings=(*frame.warnings, "MEASUREMENT_CHANGED")) for frame in frames]
 
     def flush(self) -> list[AcquiredFrame]:
         """Complete whatever is left; called when the stream ends."""

@@ -71,6 +71,7 @@ def cartesian_grid(acquired: AcquiredFrame, data: np.ndarray) -> Grid:
         if measured.start >= measured.stop:
             continue  # everything is marked to be discarded
         values = readout[:, ::-1] if has_flag(head.flags, ismrmrd.ACQ_IS_REVERSE) else readout
+        measured = _without_padding(values, measured)
         low = max(measured.start, -first)
         high = min(measured.stop, nx - first)
         n_measured += measured.stop - measured.start
@@ -89,6 +90,18 @@ def cartesian_grid(acquired: AcquiredFrame, data: np.ndarray) -> Grid:
     kspace /= np.maximum(n_averages, 1)
     warnings = ("OUTSIDE_READOUT",) if n_placed < n_measured else ()
     return Grid(kspace, n_averages, (encoded.fov_mm[1], fov_x), recon.fov_mm[0], warnings)
+
+
+def _without_padding(values: np.ndarray, measured: slice) -> slice:
+    """Leave out exact zeros of all channels at either end: padding, whatever the discard counts say.
+
+    Receivers never give exact zeros, and zeros taken for samples make the noise look far too small. A readout of
+    nothing but zeros is kept: that is a dead receiver, or a simulation.
+    """
+    live = np.flatnonzero(np.any(values[:, measured] != 0, axis=0))
+    if live.size == 0:
+        return measured
+    return slice(measured.start + int(live[0]), measured.start + int(live[-1]) + 1)
 
 
 def sample_columns(head: ismrmrd.AcquisitionHeader, nx: int) -> tuple[int, slice]:

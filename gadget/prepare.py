@@ -13,6 +13,7 @@ import ismrmrd
 import numpy as np
 
 from gadget import logs
+from gadget.errors import DataError
 from gadget.frames import AcquiredFrame
 from gadget.placement import cartesian_grid, remove_oversampling
 from gadget.trajectory import sampled_frame
@@ -70,12 +71,10 @@ def prepare(acquired: AcquiredFrame, whitener: Whitener | None, settings: Gadget
     Raises
     ------
     DataError
-        E307 samples outside the grid, E331 no sample falls on the grid, and those of
+        E304 too few lines, E307 samples outside the grid, E331 no sample falls on the grid, and those of
         `gadget.trajectory.sampled_frame`.
     """
-    import torch
-
-    from pogmdm_core.noise import compression_matrix, estimate_frame_noise
+    from pogmdm_core.noise import estimate_frame_noise
 
     warnings = list(acquired.warnings)
     data, noise_std = acquired.data, None
@@ -102,10 +101,14 @@ def prepare(acquired: AcquiredFrame, whitener: Whitener | None, settings: Gadget
             warnings.append("NOISE_SCALE_MISMATCH")
             frame = replace(frame, noise_std=None)
     if settings.coils.n_virtual is not None and settings.coils.n_virtual < frame.n_coils:
-        samples = frame.kspace if frame.mask is None else frame.kspace[:, frame.mask]
-        matrix, _ = compression_matrix(samples, settings.coils.n_virtual)
-        kspace = torch.tensordot(matrix.to(torch.complex64), frame.kspace, dims=1)
-        frame = replace(frame, kspace=kspace)
+        frame = compressed(frame, settings.coils.n_virtual)
+    if frame.mask is not None and frame.acceleration > settings.limits.max_accel:
+        raise DataError(
+            304,
+            f"{acquired.key}: one of {frame.acceleration:.1f} points of the k-space grid was sampled, "
+            f"limits.max_accel = {settings.limits.max_accel:g}.",
+            "The scan was cut off, or its header is wrong; else raise the limit.",
+        )
     return PreparedFrame(
         frame=frame,
         fov_mm=fov_mm,
@@ -114,6 +117,17 @@ def prepare(acquired: AcquiredFrame, whitener: Whitener | None, settings: Gadget
         warnings=tuple(warnings),
         whitened_upstream=whitener is not None and whitener.upstream,
     )
+
+
+def compressed(frame: KSpaceFrame, n_virtual: int) -> KSpaceFrame:
+    """Keep the `n_virtual` combinations of whitened channels with most signal; noise stays white."""
+    import torch
+
+    from pogmdm_core.noise import compression_matrix
+
+    samples = frame.kspace if frame.mask is None else frame.kspace[:, frame.mask]
+    matrix, _ = compression_matrix(samples, n_virtual)
+    return replace(frame, kspace=torch.tensordot(matrix.to(torch.complex64), frame.kspace, dims=1))
 
 
 _Made = tuple["KSpaceFrame", tuple[float, float], tuple[str, ...]]
@@ -174,8 +188,6 @@ def make_whitener(
     DataError
         E310 ``on`` without usable noise readouts, or every channel dead.
     """
-    from gadget.errors import DataError
-
     if mode == "off":
         return None
     usable = [acq for acq in noise if acq.data.shape[0] == n_channels and np.isfinite(acq.data).all()]

@@ -102,6 +102,15 @@ class LimitsSettings(Section):
     max_message_bytes: int = Field(default=1 << 28, ge=1 << 12, description="largest single message")
     max_buffer_bytes: int = Field(default=8 << 30, ge=1 << 12, description="most readout data held at a time")
     idle_timeout_s: float = Field(default=300.0, gt=0, le=86400, description="seconds without a byte that end the scan")
+    recon_deadline_s: float | None = Field(
+        default=None,
+        gt=0,
+        le=86400,
+        description="seconds a frame may take; then the best image so far is sent, labelled DEADLINE. Empty: no limit",
+    )
+    max_accel: float = Field(
+        default=20.0, ge=1, le=1000, description="most points of the k-space grid per sampled one (Cartesian)"
+    )
 
 
 class GadgetSettings(Settings):

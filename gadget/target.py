@@ -166,7 +166,8 @@ def reconstruct_frame(
     core: Any, prepared: PreparedFrame, prior: Any, settings: GadgetSettings, emitter: Emitter
 ) -> list[ismrmrd.Image]:
     """Images of one frame; on failure the labelled fallback, if the settings ask for it."""
-    from gadget.errors import ComputeError, ConfigError, PogmdmError
+    from gadget.compute import compute
+    from gadget.errors import ConfigError, PogmdmError
 
     log, key = logs.get(), prepared.acquired.key
     frame = prepared.frame
@@ -179,9 +180,7 @@ def reconstruct_frame(
         "whitened" if prepared.whitened else "not whitened",
     )
     try:
-        result = core.reconstruct(frame, prior, settings, progress=logs.progress_lines(str(key)))
-        if result.status.value == "diverged":
-            raise ComputeError(510, f"{key}: the sampler diverged ({result.detail}).", "Lower sampler.start_level.")
+        result = compute(core, frame, prior, settings, key, logs.progress_lines(str(key)))
     except (PogmdmError, RuntimeError, MemoryError) as error:  # torch's own are RuntimeErrors
         if settings.on_failure != "fallback" or isinstance(error, ConfigError):  # a typo is no failed computation
             raise

@@ -204,12 +204,13 @@ class KSpaceFrame:
 
 
 class SamplerStatus(str, Enum):
-    """How a reconstruction ended. Only OK and NO_SIGNAL are complete results."""
+    """How a reconstruction ended. Only OK and NO_SIGNAL are complete results; callers that stop one say DEADLINE."""
 
     OK = "ok"
     NO_SIGNAL = "no_signal"
     DIVERGED = "diverged"
     CANCELLED = "cancelled"
+    DEADLINE = "deadline"
 
 
 @dataclass(frozen=True)

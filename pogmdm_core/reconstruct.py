@@ -268,8 +268,8 @@ def _estimate(
 def _map(
     model: EncodingModel, prior: Prior, start: WarmStart, noise_level: float, settings: Settings, run: _Run
 ) -> torch.Tensor | None:
-    """MAP image, or None when it is switched off or diverged (then the status says so)."""
-    if settings.sampler.map_steps == 0:
+    """MAP image, or None when it is switched off, time was up before it, or it diverged (the status says so)."""
+    if settings.sampler.map_steps == 0 or run.status is SamplerStatus.CANCELLED:
         return None
     report = run.reporter("MAP")
     found = _estimate(model, prior, start.csm, start.image, noise_level, settings, report, run)
@@ -316,6 +316,8 @@ def _magnitudes(
     total = -(-n_samples // batch) * sampler.n_steps
     magnitudes: list[torch.Tensor] = []
     for number, first in enumerate(range(0, n_samples, batch)):
+        if run.status is SamplerStatus.CANCELLED:
+            break  # before the samples: not even a first step
         chosen = range(first, min(first + batch, n_samples))
         report = run.reporter("samples", number * sampler.n_steps, total)
         try:

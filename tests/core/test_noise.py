@@ -33,6 +33,7 @@ def test_whitened_noise_is_white():
     assert (exact @ cov @ exact.mH - torch.eye(5)).abs().max() < 1e-10
 
 
+@pytest.mark.fault("F38")
 def test_dead_channels_are_dropped():
     noise, _ = coloured(5, 5000)
     noise[2] = 0
@@ -46,6 +47,7 @@ def test_dead_channels_are_dropped():
 
 
 @pytest.mark.parametrize("n", [2, 3, 7, 12])
+@pytest.mark.fault("F38")
 def test_few_samples_still_give_a_positive_covariance(n):
     noise, _ = coloured(8, n)
     cov = noise_covariance(noise)
@@ -67,6 +69,7 @@ def test_noise_of_a_wrong_shape_is_refused(shape):
         noise_covariance(torch.ones(shape, dtype=torch.complex64))
 
 
+@pytest.mark.fault("F38")
 def test_useless_covariances_are_refused():
     with pytest.raises(DataError, match="E310 every channel"):
         whitening_matrix(torch.zeros(3, 3, dtype=torch.complex128))

@@ -99,6 +99,7 @@ def test_the_shipped_defaults_are_coherent(scan, prior):
 
 
 @pytest.mark.parametrize("factor", [7.0, 1e-12, 1e12])
+@pytest.mark.fault("F44")
 def test_images_scale_with_the_data(factor, scan, result, prior):
     scaled = reconstruct(simulate(factor=factor).frame, prior, quick())
     assert_finite(scaled)
@@ -113,6 +114,7 @@ def test_images_scale_with_the_data(factor, scan, result, prior):
 
 
 @pytest.mark.parametrize("factor", [1e-12, 1e12])
+@pytest.mark.fault("F44")
 def test_extreme_scales_without_a_noise_scan(factor, prior):
     plain = reconstruct(simulate(tell_noise=False).frame, prior, quick(n_samples=0))
     scaled = reconstruct(simulate(tell_noise=False, factor=factor).frame, prior, quick(n_samples=0))
@@ -120,6 +122,7 @@ def test_extreme_scales_without_a_noise_scan(factor, prior):
     assert scaled.noise_std == pytest.approx(factor * plain.noise_std, rel=1e-3)
 
 
+@pytest.mark.fault("F47")
 def test_same_seed_same_bits(scan, result, prior):
     again = reconstruct(scan.frame, prior, quick())
     for name in IMAGES:
@@ -130,6 +133,7 @@ def test_same_seed_same_bits(scan, result, prior):
 
 
 @pytest.mark.parametrize("batch", [1, 2, 100])
+@pytest.mark.fault("F47")
 def test_batches_do_not_matter(batch, scan, result, prior):
     split = reconstruct(scan.frame, prior, quick(batch=batch))
     assert relative(split.mean, result.mean) < 1e-5
@@ -142,6 +146,7 @@ def test_fewer_samples_are_the_first_ones(scan, result, prior):
     assert relative(two.samples, result.samples[:2]) < 1e-4
 
 
+@pytest.mark.fault("F46")
 def test_one_sample_has_no_std(scan, prior):
     one = reconstruct(scan.frame, prior, quick(n_samples=1))
     assert one.std is None and one.mean is not None and one.n_samples == 1
@@ -171,6 +176,7 @@ def test_without_map(scan, prior):
 
 
 @pytest.mark.parametrize("noise_std", [None, 0.01])
+@pytest.mark.fault("F43")
 def test_zero_data(noise_std, prior):
     mask = simulate().frame.mask
     frame = KSpaceFrame.cartesian(torch.zeros(4, 48, 40, dtype=torch.complex64), mask, noise_std)
@@ -227,6 +233,7 @@ class BrokenPrior(Prior):
 @pytest.mark.parametrize(
     ("broken_from", "map_steps", "estimate"), [(0, 20, "warm_start"), (2, 2, "map"), (0, 0, "warm_start")]
 )
+@pytest.mark.fault("F45")
 def test_divergence_ends_in_the_status(broken_from, map_steps, estimate, scan, prior):
     settings = quick(map_steps=map_steps, map_tolerance=0)
     outcome = reconstruct(scan.frame, BrokenPrior(prior, broken_from), settings)
@@ -280,12 +287,14 @@ def test_print_will_do_for_progress(scan, prior, capsys):
 
 
 @pytest.mark.parametrize("device", ["cuda:9", "cuda:64"])
+@pytest.mark.fault("F50")
 def test_a_device_that_is_not_there(device, scan, prior):
     with pytest.raises(ComputeError, match=f"E501 device '{device}' is not there"):
         reconstruct(scan.frame, prior, quick(device=device))
 
 
 @pytest.mark.parametrize(("shape", "n_coils"), [((48, 40), 1), ((31, 37), 3), ((33, 64), 2)])
+@pytest.mark.fault("F39", "F48")
 def test_one_coil_and_odd_sizes_without_a_noise_scan(shape, n_coils, prior):
     made = simulate(shape, n_coils, 1 if n_coils == 1 else 2, tell_noise=False)
     outcome = reconstruct(made.frame, prior, quick(n_samples=2))

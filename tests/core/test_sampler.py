@@ -172,6 +172,7 @@ def test_data_step_solves_its_normal_equations(scan):
     assert torch.allclose(torch.fft.fft2(found[0], norm="ortho").to(torch.complex128), expected, atol=1e-4)
 
 
+@pytest.mark.fault("F47")
 def test_a_sample_does_not_depend_on_its_batch(gaussian_prior, scan):
     model, _, _ = scan
     csm = torch.ones(1, *SHAPE, dtype=torch.complex64)

@@ -83,6 +83,7 @@ def test_shipped_weights_load():
         assert load_prior(str(path)).sha256 == prior.sha256
 
 
+@pytest.mark.fault("F56")
 def test_missing(tmp_path):
     with pytest.raises(ConfigError, match=r"E120 there are no weights 'nothing'.*default"):
         load_prior("nothing")
@@ -93,12 +94,14 @@ def test_missing(tmp_path):
 
 
 @pytest.mark.parametrize("kept", [0, 5, 200, -100])
+@pytest.mark.fault("F56")
 def test_truncated(file, kept):
     file.write_bytes(file.read_bytes()[:kept])
     with pytest.raises(ConfigError, match="E121"):
         load_prior(file)
 
 
+@pytest.mark.fault("F56")
 def test_a_renamed_pickle_is_not_opened(tmp_path):
     class Trap:
         def __reduce__(self):
@@ -111,6 +114,7 @@ def test_a_renamed_pickle_is_not_opened(tmp_path):
     assert not (tmp_path / "opened").exists()
 
 
+@pytest.mark.fault("F56")
 def test_random_bytes(tmp_path):
     path = tmp_path / "weights.safetensors"
     for first in (b"\xff" * 8, (10**6).to_bytes(8, "little"), b""):
@@ -190,6 +194,7 @@ def with_more(tensors):
 @pytest.mark.parametrize(
     ("change", "name"), [(with_shape, r"bank.fan.*\(15, 15\)"), (without, "bank.gain.*missing"), (with_more, "more")]
 )
+@pytest.mark.fault("F56")
 def test_wrong_names_or_shapes(file, change, name):
     rewrite(file, change_tensors=change)
     with pytest.raises(ConfigError, match=f"E123 .*{name}"):
@@ -198,6 +203,7 @@ def test_wrong_names_or_shapes(file, change, name):
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("name", ["bank.low_pass", "experts.half_logits", "experts.width"])
+@pytest.mark.fault("F56")
 def test_numbers_that_are_not_finite(file, name, bad):
     rewrite(file, change_tensors=lambda tensors: tensors[name].view(-1).__setitem__(3, bad))
     with pytest.raises(ConfigError, match=f"E124 .*{name}"):

@@ -39,6 +39,7 @@ def bit(flag):
         *[(bit(flag), Kind.SKIP) for flag in (23, 24, 26, 27, 28, 29, 30, 31)],
     ],
 )
+@pytest.mark.fault("F36")
 def test_flags_decide_the_kind(flags, kind):
     assert classify(flags) is kind
 
@@ -78,6 +79,7 @@ def test_every_index_makes_its_own_frame(index):
     assert [len(f.rows) for _, f in out] == [scan.ny, scan.ny]
 
 
+@pytest.mark.fault("F34")
 def test_without_flags_a_new_index_closes_complete_frames(caplog):
     scan = Scan(n_slices=2, n_repetitions=2, last_flags=False, first_flags=False)
     _, out = feed(scan)
@@ -103,6 +105,7 @@ def test_embedded_calibration_lines_are_data_and_separate_ones_are_not():
     assert len(frames[0].rows) == scan.ny // 4
 
 
+@pytest.mark.fault("F36")
 def test_skipped_readouts_stay_out_but_their_flags_count():
     scan = Scan(last_flags=False)
     acquisitions = scan.acquisitions()
@@ -128,6 +131,7 @@ def test_flags_of_earlier_averages_do_not_close():
     assert [len(f.rows) for f in frames] == [2 * scan.ny]
 
 
+@pytest.mark.fault("F35")
 def test_stray_lines_after_the_last_are_dropped_and_a_second_scan_is_not(caplog):
     scan = Scan()
     acquisitions = scan.acquisitions()
@@ -138,6 +142,7 @@ def test_stray_lines_after_the_last_are_dropped_and_a_second_scan_is_not(caplog)
     assert len(out) == 2
 
 
+@pytest.mark.fault("F35")
 def test_last_flag_twice_gives_one_frame():
     scan = Scan()
     acquisitions = scan.acquisitions()
@@ -151,12 +156,14 @@ def test_reference_is_the_readout_nearest_the_centre():
     assert out[0][1].reference.acquisition_time_stamp == 1020
 
 
+@pytest.mark.fault("F30")
 def test_truncated_frame_is_marked():
     scan = Scan(last_flags=False)
     _, out = feed(scan, scan.acquisitions()[:25])
     assert "INCOMPLETE" in out[0][1].warnings
 
 
+@pytest.mark.fault("F42")
 def test_few_broken_readouts_are_dropped_and_many_refused():
     scan = Scan(ny=256, nx=16, n_coils=1)
     acquisitions = scan.acquisitions()
@@ -171,6 +178,7 @@ def test_few_broken_readouts_are_dropped_and_many_refused():
         feed(scan, acquisitions)
 
 
+@pytest.mark.fault("F28")
 def test_rows_outside_the_matrix():
     scan = Scan(ny=80)
     acquisitions = scan.acquisitions()
@@ -183,6 +191,7 @@ def test_rows_outside_the_matrix():
         feed(scan, acquisitions)
 
 
+@pytest.mark.fault("F31")
 def test_readouts_of_another_shape_are_dropped():
     scan = Scan()
     acquisitions = scan.acquisitions()
@@ -194,6 +203,7 @@ def test_readouts_of_another_shape_are_dropped():
     assert "MIXED_SHAPES" in out[0][1].warnings
 
 
+@pytest.mark.fault("F31")
 def test_readouts_without_samples_are_refused():
     scan = Scan()
     acquisitions = []
@@ -219,6 +229,7 @@ def test_key_names_what_is_not_zero():
     assert str(FrameKey(0, 2, 0, 0, 3, 0)) == "slice 2 repetition 3"
 
 
+@pytest.mark.fault("F31")
 def test_a_minority_of_usable_readouts_is_refused():
     scan = Scan()
     acquisitions = scan.acquisitions()
@@ -246,6 +257,7 @@ def _with_channels(acq, n_channels):
         ({}, False),
     ],
 )
+@pytest.mark.fault("F34")
 def test_a_frame_without_its_last_flag_is_marked_where_the_source_sets_flags(flags, cut):
     scan = Scan(**flags)
     _, out = feed(scan)
@@ -256,3 +268,26 @@ def test_only_the_frame_that_was_cut_is_marked():
     scan = Scan(n_slices=2, first_flags=False)
     _, out = feed(scan, scan.acquisitions()[:-1])
     assert ["NO_LAST_FLAG" in f.warnings for _, f in out] == [False, True]
+
+
+@pytest.mark.fault("F41")
+def test_two_measurements_in_one_stream_never_mix(caplog):
+    scan = Scan(last_flags=False, noise_scan=False)
+    first, second = scan.acquisitions()[:30], scan.acquisitions()
+    for acq in second:
+        acq.measurement_uid = 8
+    buffer, out = feed(scan, first + second)
+    assert [(p, len(f.rows)) for p, f in out] == [(30, 30), (-1, scan.ny)]
+    assert {h.measurement_uid for h in out[0][1].heads} == {7}
+    assert "MEASUREMENT_CHANGED" in out[0][1].warnings
+    assert "MEASUREMENT_CHANGED" not in out[1][1].warnings
+    assert "the measurement changes within the stream" in caplog.text
+
+
+@pytest.mark.fault("F41")
+def test_the_noise_scan_may_be_of_another_measurement():
+    scan = Scan()
+    acquisitions = scan.acquisitions()
+    acquisitions[0].measurement_uid = 3
+    _, out = feed(scan, acquisitions)
+    assert "MEASUREMENT_CHANGED" not in out[0][1].warnings

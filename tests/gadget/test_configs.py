@@ -113,6 +113,7 @@ def test_properties_replace_the_chains_own(tmp_path):
     ]
 
 
+@pytest.mark.fault("F58")
 def test_default_chain_and_missing_configuration(tmp_path):
     assert b'name="preset"' in configs.gadget_configuration(None, [])
     chain = tmp_path / "bare.xml"
@@ -140,6 +141,7 @@ def test_unusable_chains_are_refused(tmp_path, content, message):
         configs.gadget_configuration(chain, [])
 
 
+@pytest.mark.fault("F58")
 def test_a_shipped_name_is_not_looked_up_through_a_path():
     with pytest.raises(ConfigError, match="E108"):
         configs.gadget_configuration("../elsewhere/pogmdm_standalone.xml", [])

@@ -74,6 +74,7 @@ def test_presets_are_valid(name):
         ({"sampler": "x"}, 103, "setting sampler is 'x'"),
     ],
 )
+@pytest.mark.fault("F57")
 def test_mistakes_are_told_in_one_line(properties, code, text):
     with pytest.raises(ConfigError) as caught:
         load(properties=properties)
@@ -95,6 +96,7 @@ def test_mistakes_are_told_in_one_line(properties, code, text):
         ("#" * (1 << 20) + "\n#", 106),
     ],
 )
+@pytest.mark.fault("F57")
 def test_yaml_that_is_refused(tmp_path, text, code):
     file = tmp_path / "s.yaml"
     file.write_text(text)
@@ -111,11 +113,13 @@ def test_yaml_that_is_refused(tmp_path, text, code):
         ('<property name="log" value="debug"/><property name="log" value="info"/>', 102),
     ],
 )
+@pytest.mark.fault("F58")
 def test_xml_that_is_refused(text, code):
     with pytest.raises(ConfigError, match=f"E{code}"):
         xml(text)
 
 
+@pytest.mark.fault("F58")
 def test_configuration_that_is_not_xml_is_refused():
     with pytest.raises(ConfigError, match="E108"):
         from_xml(None, b"<configuration><property")

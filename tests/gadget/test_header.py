@@ -82,6 +82,7 @@ def test_entities_are_refused_before_they_expand(kind, encoding, tmp_path):
     assert peak < 50e6
 
 
+@pytest.mark.fault("F20")
 def test_header_without_encoding():
     raw = Scan().header()
     start, end = raw.index(b"<encoding>"), raw.index(b"</encoding>") + len(b"</encoding>")
@@ -102,6 +103,7 @@ def test_header_without_encoding():
         ({"rfx": "1e9"}, 215, "reconSpace.fieldOfView_mm.x is 1e"),
     ],
 )
+@pytest.mark.fault("F19", "F22")
 def test_impossible_values_are_named(change, code, field):
     with pytest.raises(HeaderError) as caught:
         read_geometry(Scan(overrides=change).header())
@@ -109,11 +111,13 @@ def test_impossible_values_are_named(change, code, field):
     assert field in str(caught.value)
 
 
+@pytest.mark.fault("F19")
 def test_limit_on_the_matrix_is_a_setting():
     with pytest.raises(HeaderError, match="expected an integer 8..64. .*limits.max_matrix"):
         read_geometry(Scan().header(), max_matrix=32)
 
 
+@pytest.mark.fault("F20")
 def test_several_encodings_are_resolved_by_reference():
     raw = Scan().header().decode()
     values = {"ex": 32, "ey": 16, "ez": 1, "efx": 64, "efy": 32, "rx": 32, "ry": 16, "rfx": 64, "rfy": 32}
@@ -125,10 +129,12 @@ def test_several_encodings_are_resolved_by_reference():
     assert read_geometry(raw).encoding(3) == read_geometry(raw).encodings[0]  # one serves all
 
 
+@pytest.mark.fault("F64")
 def test_summary_holds_no_patient_data():
     assert CANARY not in read_geometry(Scan().header()).summary()
 
 
+@pytest.mark.fault("F64")
 def test_a_bad_patient_field_is_repeated_nowhere(recwarn, capfd):
     """Numbers and dates that do not parse are warnings that quote the value, unless somebody stops them."""
     from gadget.replay_input import clean_header

@@ -10,6 +10,7 @@ from gadget.header import read_geometry
 from gadget.placement import sample_columns
 from gadget.prepare import make_whitener, prepare
 from gadget.settings import load
+from pogmdm_core.noise import estimate_frame_noise
 
 
 def frames_of(scan, acquisitions=None):
@@ -32,6 +33,7 @@ def centred_fft(images):
     return np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(images, axes=axes), norm="ortho"), axes=axes)
 
 
+@pytest.mark.fault("F21")
 def test_oversampling_removal_is_exact():
     scan = Scan(noise_std=0, noise_scan=False)
     prepared = prepared_of(scan)
@@ -96,6 +98,7 @@ def test_noise_bandwidth_of_the_header_raises_the_level():
     assert rolled / plain == pytest.approx(0.793**-0.5, rel=1e-5)
 
 
+@pytest.mark.fault("F29")
 def test_averaging_lowers_the_noise_level():
     scan = Scan()
     acquisitions = scan.acquisitions()
@@ -117,6 +120,7 @@ def test_kspace_times_seven_gives_frames_times_seven(noise_too):
     assert seven.frame.noise_std == pytest.approx((7 if noise_too else 1) * one.frame.noise_std, rel=1e-5)
 
 
+@pytest.mark.fault("F37")
 def test_noise_scan_of_another_scale_is_not_believed():
     scan = Scan()
     acquisitions = scan.acquisitions()
@@ -126,6 +130,7 @@ def test_noise_scan_of_another_scale_is_not_believed():
     assert "NOISE_SCALE_MISMATCH" in prepared.warnings
 
 
+@pytest.mark.fault("F37")
 def test_whitening_on_needs_a_noise_scan_and_off_ignores_it():
     with pytest.raises(DataError, match="E310 noise.whiten=on"):
         prepared_of(Scan(noise_scan=False), **{"noise.whiten": "on"})
@@ -134,6 +139,7 @@ def test_whitening_on_needs_a_noise_scan_and_off_ignores_it():
     assert off.frame.noise_std is None
 
 
+@pytest.mark.fault("F38")
 def test_dead_channel_is_dropped():
     scan = Scan()
     acquisitions = scan.acquisitions()
@@ -144,6 +150,7 @@ def test_dead_channel_is_dropped():
     assert "DEAD_CHANNELS" in prepared.warnings
 
 
+@pytest.mark.fault("F39")
 def test_channels_are_compressed_after_whitening():
     scan = Scan(n_coils=6)
     full, few = prepared_of(scan), prepared_of(scan, **{"coils.n_virtual": "3"})
@@ -238,3 +245,64 @@ def test_a_few_samples_outside_the_grid_are_a_warning():
     acquisitions = oversampled.acquisitions()
     acquisitions[0].center_sample -= 2
     assert "OUTSIDE_READOUT" in prepared_of(oversampled, acquisitions).warnings
+
+
+@pytest.mark.fault("F37")
+@pytest.mark.parametrize("reverse", [False, True])
+def test_zero_padding_without_discard_flags_is_not_measured(reverse):
+    """Padded zeros taken for samples would make the noise, estimated without a noise scan, far too small."""
+    scan = Scan(noise_scan=False, oversampling=1)
+    acquisitions = scan.acquisitions()
+    expected = prepared_of(scan, acquisitions)
+    for acq in acquisitions:
+        acq.data[:, :15] = 0
+        if reverse:
+            acq.data[:] = acq.data[:, ::-1].copy()
+            acq.set_flag(ismrmrd.ACQ_IS_REVERSE)
+    frame = prepared_of(scan, acquisitions).frame
+    assert not frame.mask[:, :15].any()
+    assert frame.mask[:, 15:].all()
+    level = estimate_frame_noise(frame)
+    assert level == pytest.approx(estimate_frame_noise(expected.frame), rel=0.5)
+
+
+@pytest.mark.fault("F43")
+def test_a_scan_of_zeros_is_measured_zeros():
+    acquisitions = Scan(noise_scan=False).acquisitions()
+    for acq in acquisitions:
+        acq.data[:] = 0
+    frame = prepared_of(Scan(noise_scan=False), acquisitions).frame
+    assert frame.mask.all()
+    assert not frame.kspace.any()
+
+
+@pytest.mark.fault("F30")
+def test_too_few_lines_are_refused_and_the_limit_is_a_setting():
+    scan = Scan(last_flags=False, noise_scan=False)
+    cut = scan.acquisitions()[20:21]
+    with pytest.raises(DataError, match=r"E304 slice 0: one of 40.0 points .* limits.max_accel = 20"):
+        prepared_of(scan, cut)
+    assert "INCOMPLETE" in prepared_of(scan, cut, **{"limits.max_accel": "50"}).warnings
+
+
+@pytest.mark.fault("F37")
+@pytest.mark.parametrize(("bandwidth", "variance"), [(None, 2 * 0.793), (0.9, 2.0)])
+def test_behind_noise_adjust_the_level_is_known(bandwidth, variance):
+    """NoiseAdjustGadget leaves complex noise of variance 2, less the roll-off it assumes where the header is silent."""
+    scan = Scan(noise_scan=False, bandwidth=bandwidth, noise_std=1.0, ny=64)
+    scan.mixing = lambda: np.sqrt(variance) * np.eye(scan.n_coils)
+    scan.image = lambda index=0: np.zeros((scan.ny, scan.nx_encoded))
+    prepared = prepared_of(scan, **{"noise.whiten": "upstream"})
+    assert prepared.whitened
+    assert prepared.whitened_upstream
+    parts = torch.view_as_real(prepared.frame.kspace)
+    assert prepared.frame.noise_std == pytest.approx(float(parts.std()), rel=0.03)
+    assert "NOT_WHITENED" not in prepared.warnings
+
+
+@pytest.mark.fault("F37")
+def test_noise_readouts_that_nobody_used_are_used_whatever_the_chain_says(caplog):
+    found = prepared_of(Scan(), **{"noise.whiten": "upstream"})
+    assert found.frame.noise_std == prepared_of(Scan()).frame.noise_std
+    assert not found.whitened_upstream
+    assert "nobody used them" in caplog.text

@@ -120,6 +120,7 @@ def test_a_failing_gadget_is_an_error_and_leaves_nothing(fake, tmp_path, target,
 
 
 @pytest.mark.e2e
+@pytest.mark.fault("F54")
 def test_a_failed_replay_keeps_the_old_output(fake, tmp_path):
     out = tmp_path / "out.h5"
     out.write_text("mine")

@@ -64,6 +64,7 @@ def test_images_come_before_the_scan_ends(run):
     failed(outcome, TransportError, "E401")
 
 
+@pytest.mark.fault("F44")
 def test_images_are_linear_in_the_data(run):
     one, seven = run(Scan()), run(Scan(scale=7.0))
     for a, b in zip(one.images, seven.images, strict=True):
@@ -105,6 +106,7 @@ def test_images_in_the_stream_pass_through(run):
     assert run(items=[image]).raised is None  # a chain of images alone is no failure
 
 
+@pytest.mark.fault("F36")
 def test_noise_only_scan_is_a_success_without_images(run, caplog):
     caplog.set_level(logging.INFO)
     outcome = run(items=Scan().acquisitions()[:1])
@@ -128,6 +130,7 @@ def test_no_image_is_no_success(run, items):
     )
 
 
+@pytest.mark.fault("F20")
 def test_header_without_encoding(run):
     raw = Scan().header()
     end = raw.index(b"</encoding>") + len(b"</encoding>")
@@ -146,6 +149,7 @@ def test_missing_weights(run):
     failed(run(config=configuration(prior="nowhere.safetensors")), ConfigError, "E120")
 
 
+@pytest.mark.fault("F42")
 def test_nan_samples(run):
     acquisitions = Scan().acquisitions()
     for acq in acquisitions[1:5]:
@@ -161,6 +165,7 @@ def test_truncated_stream(run):
 
 
 @pytest.mark.fault("F16")
+@pytest.mark.fault("F64")
 def test_unexpected_errors_tell_their_type_only(run, caplog):
     def broken(*_args, **_kwargs):
         raise KeyError(CANARY)
@@ -191,6 +196,7 @@ def out_of_memory(*_args, **_kwargs):
 
 
 @pytest.mark.parametrize(("fault", "text"), [(diverged, "E510"), (out_of_memory, "E599 unexpected RuntimeError")])
+@pytest.mark.fault("F45")
 def test_failed_computation_is_an_error_or_a_labelled_fallback(run, fault, text, caplog):
     failed(run(reconstruct=fault), ComputeError, text)
     outcome = run(reconstruct=fault, config=configuration(on_failure="fallback"))
@@ -220,6 +226,7 @@ def test_frames_before_a_fault_are_sent(run):
     failed(outcome, DataError, "E330 slice 1")
 
 
+@pytest.mark.fault("F64")
 def test_logs_hold_no_patient_data(run, caplog):
     caplog.set_level(logging.DEBUG)
     run(config=configuration(log="debug"))
