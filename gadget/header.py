@@ -11,6 +11,7 @@ import ismrmrd
 from xsdata.exceptions import ParserError
 
 from gadget.errors import HeaderError
+from gadget.spokes import scheme_of
 
 MIN_MATRIX = 8
 _COUNTERS = ("slice", "repetition", "average", "contrast", "phase", "set")
@@ -46,6 +47,10 @@ class Encoding:
         Largest index per counter (slice, repetition, average, contrast, phase, set), where known.
     centre_partition
         Value of kspace_encode_step_2 at the k-space centre of a 3-D scan.
+    spokes
+        Angle scheme that trajectoryDescription names (`gadget.spokes.SCHEMES`), or an empty string.
+    n_shots
+        Encode steps between the limits of kspace_encoding_step_1, however many rows there are, or None.
     """
 
     encoded: Space
@@ -57,6 +62,8 @@ class Encoding:
     calibration: str
     last: dict[str, int]
     centre_partition: int = 0
+    spokes: str = ""
+    n_shots: int | None = None
 
     def row(self, encode_step: int) -> int:
         """Row of the encoded matrix (centre at ny // 2) that a phase-encoding step belongs to."""
@@ -196,7 +203,7 @@ def _encoding(encoding: Any, where: str, max_matrix: int) -> Encoding:
     limits = encoding.encodingLimits
     rows = getattr(limits, "kspace_encoding_step_1", None)
     ny = encoded.matrix[1]
-    centre, n_rows = ny // 2, ny
+    centre, n_rows, n_shots = ny // 2, ny, None
     if rows is not None:
         name = f"{where}.encodingLimits.kspace_encoding_step_1"
         low, high, centre = (
@@ -205,7 +212,8 @@ def _encoding(encoding: Any, where: str, max_matrix: int) -> Encoding:
         )
         # some writers leave all three at 0: then the matrix is the better witness
         if high > low:
-            n_rows = min(ny, high - low + 1)
+            n_shots = high - low + 1
+            n_rows = min(ny, n_shots)
         elif centre == 0:
             centre = ny // 2
     centre_partition = nz // 2
@@ -231,6 +239,8 @@ def _encoding(encoding: Any, where: str, max_matrix: int) -> Encoding:
         calibration=_word(getattr(parallel, "calibrationMode", None)),
         last=last,
         centre_partition=centre_partition,
+        spokes=scheme_of(str(getattr(encoding.trajectoryDescription, "identifier", None) or "")),
+        n_shots=n_shots,
     )
 
 

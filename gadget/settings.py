@@ -47,6 +47,11 @@ class TrajectorySettings(Section):
         description="edge of k-space is at 0.5 (normalized), N/2 (per_fov: cycles per reconSpace field of view), "
         "pi (radians); auto: the one that fits the header's matrix",
     )
+    radial: Literal["auto", "uniform", "golden", "tiny_golden"] = Field(
+        default="auto",
+        description="angles of spokes that carry no trajectory; spoke number kspace_encode_step_1; uniform over 180 "
+        "degrees, 111.25 or 23.6 degrees apart; auto: as the header's trajectoryDescription names them",
+    )
     fov_factor: float = Field(
         default=1.0,
         ge=1,

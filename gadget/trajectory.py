@@ -17,6 +17,7 @@ import numpy as np
 
 from gadget.errors import DataError
 from gadget.grid import n_wanted
+from gadget.spokes import radial_trajectory
 
 if TYPE_CHECKING:
     from gadget.frames import AcquiredFrame
@@ -107,20 +108,17 @@ def sampled_frame(acquired: AcquiredFrame, data: np.ndarray, settings: Trajector
         E320 no trajectory, E321 columns, E322 unit, E323 over 1 % of the positions beyond the matrix, NaN or infinite.
     """
     key, encoding = acquired.key, acquired.encoding
-    if acquired.trajectory is None or not np.any(acquired.trajectory):
-        raise DataError(
-            320,
-            f"{key}: the header says {encoding.trajectory[:20]!r}, but the readouts carry no trajectory.",
-            "Store it with the readouts (2 columns, kx and ky); or have a gadget upstream compute it "
-            "(SpiralToGeneric); or correct the header's trajectory to cartesian if the readouts are lines.",
-        )
+    trajectory, scheme = acquired.trajectory, ""
+    if trajectory is None or not np.any(trajectory):
+        trajectory, scheme = radial_trajectory(acquired, settings.radial)
     measured = _measured(acquired)
-    position = acquired.trajectory[measured].astype(np.float64)
+    position = trajectory[measured].astype(np.float64)
     shot, sample = np.nonzero(measured)
-    columns = _columns(position, settings.columns, str(key))
+    columns = "kxky" if scheme else _columns(position, settings.columns, str(key))
     encoded, recon = encoding.encoded, encoding.recon
     matrix = np.array([n_wanted(encoded.matrix[i], encoded.fov_mm[i], recon.fov_mm[i]) for i in (0, 1)])
-    unit = settings.unit if settings.unit != "auto" else _unit(position[:, :2], matrix, str(key))
+    chosen = "normalized" if scheme else settings.unit
+    unit = chosen if chosen != "auto" else _unit(position[:, :2], matrix, str(key))
     k = position[:, :2] * _cycles_per_fov(unit, matrix)
 
     good = np.isfinite(k).all(axis=1)
@@ -149,7 +147,8 @@ def sampled_frame(acquired: AcquiredFrame, data: np.ndarray, settings: Trajector
         scale=scale,
         warnings=("DROPPED_POSITIONS",) if n_bad else (),
     )
-    line = f"trajectory: {columns}, unit {unit}, {found.k.shape[1]} samples in {len(data)} readouts, {n_bad} dropped"
+    source = f"{scheme} spokes, not stored" if scheme else columns
+    line = f"trajectory: {source}, unit {unit}, {found.k.shape[1]} samples in {len(data)} readouts, {n_bad} dropped"
     return found, line
 
 
