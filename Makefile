@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 REQUIREMENTS := setup.cfg constraints.txt pyproject.toml
-DEMO_PRESET ?= default
+DEMO_PRESET ?= fast
 
 .PHONY: demo test clean
 
