@@ -90,9 +90,10 @@ def good_messages() -> list[bytes]:
         buffer = io.BytesIO()
         item.serialize_into(buffer.write)
         made.append(struct.pack("<H", mid) + buffer.getvalue())
-    array = struct.pack("<7H", 4, 2, 1, 1, 1, 1, 1) + bytes(8 * 8)
-    heads = struct.pack("<5H", 2, 1, 1, 1, 1) + bytes(340 * 2)
-    recon = struct.pack("<HQ", 1023, 1) + array + heads + bytes(200)
+    array = struct.pack("<8Q", 7, 4, 2, 1, 1, 1, 1, 1) + bytes(8 * 8)
+    heads = struct.pack("<6Q", 5, 2, 1, 1, 1, 1) + bytes(340 * 2)
+    # one encoding space; no trajectory, no weights, the sampling's description, no calibration
+    recon = struct.pack("<HQ", 1023, 1) + array + bytes(2) + heads + bytes(54) + bytes(1)
     return [*made, recon, struct.pack("<HI", 5, 3) + b"abc", struct.pack("<HQ", 8, 3) + b"abc", struct.pack("<H", 4)]
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -146,3 +147,41 @@ def test_a_port_in_use_is_one_line():
     assert done.returncode == 4
     assert done.stderr.startswith("E408")
     assert done.stderr.count("\n") == 1
+
+
+def footprint(pid):
+    """Resident memory in kB, descriptors, threads."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    sizes = dict(re.findall(r"(VmRSS|Threads):\s+(\d+)", status))
+    return int(sizes["VmRSS"]), len(os.listdir(f"/proc/{pid}/fd")), int(sizes["Threads"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_five_hundred_scans_leave_nothing_behind():
+    """Memory, descriptors and threads are flat; images are those of a fresh process. -s shows the figures."""
+    tiny = {**SMALL, "sampler.n_steps": 1, "sampler.map_steps": 2, "coils.newton_steps": 2}
+    scans = [Scan(nx=24, ny=24, n_coils=2, acceleration=2, seed=seed) for seed in range(5)]
+    parts = [stream(scan.header(), scan.acquisitions(), configuration(**tiny)) for scan in scans]
+    parts[1] = fire_stream(scans[1].header(), scans[1].acquisitions(), parameters=tiny)
+    broken = b"".join(parts[0])[:-100]
+    fresh = run_child(stream(scans[4].header(), scans[4].acquisitions(), configuration(**tiny)))
+    service, seen = Service(), []
+    try:
+        for number in range(500):
+            outcome = run_client(service.address, parts[number % 5])
+            assert outcome.errors + outcome.texts == [], number
+            if number % 10 == 0:
+                assert run_client(service.address, [broken], hang_up=True).errors, number
+            if number % 50 == 49:
+                seen.append(footprint(service.process.pid))
+                sys.stdout.write(f"after {number + 1} scans: %d kB, %d descriptors, %d threads\n" % seen[-1])
+    finally:
+        service.end(signal.SIGTERM)
+    for a, b in zip(outcome.images, fresh.images, strict=True):
+        np.testing.assert_array_equal(a.data, b.data)
+    memory, descriptors, threads = zip(*seen, strict=True)
+    assert len(set(descriptors)) == 1
+    assert len(set(threads[1:])) == 1
+    assert max(memory[2:]) - memory[1] < 10_000

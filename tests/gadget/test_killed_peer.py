@@ -1,0 +1,68 @@
+"""A peer that dies after any byte of a scan: the right code at once, no CPU, no thread left, the service goes on."""
+
+import itertools
+import threading
+import time
+
+import pytest
+from fakes import core
+from helpers.mrd_factory import Scan
+from helpers.peer import fire_stream, run_client, stream
+
+import gadget.target
+from gadget.serve import Server
+
+SCAN = Scan(nx=8, ny=8, n_coils=1, oversampling=1, noise_scan=False)
+PARTS = {
+    "gadgetron": stream(SCAN.header(), SCAN.acquisitions()),
+    "fire": fire_stream(SCAN.header(), SCAN.acquisitions(), parameters={"preset": "fast"}),
+}
+
+
+@pytest.fixture
+def address(monkeypatch):
+    monkeypatch.setattr(gadget.target, "resolve_core", core)
+    server = Server("127.0.0.1", 0)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    yield server.addresses[0]
+    server.stop()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def kill_at(address, dialect, offsets):
+    whole = b"".join(PARTS[dialect])
+    ends = {0, *itertools.accumulate(map(len, PARTS[dialect]))}
+    n_threads = None
+    for offset in offsets:
+        start, cpu = time.monotonic(), time.process_time()
+        outcome = run_client(address, [whole[:offset]], hang_up=True)
+        assert time.monotonic() - start < 5, offset
+        assert time.process_time() - cpu < 1, offset
+        (text,) = outcome.errors + outcome.texts
+        assert ("E401" if offset in ends else "E402") in text, (offset, text)
+        assert outcome.closed, offset
+        # the whole frame was there
+        assert len(outcome.images) == (2 if offset >= len(whole) - 2 else 0), offset
+        n_threads = n_threads or threading.active_count()
+        assert threading.active_count() <= n_threads, offset
+    outcome = run_client(address, [whole])
+    assert outcome.errors + outcome.texts == []
+    assert len(outcome.images) == 2
+
+
+@pytest.mark.fault("F01", "F02")
+@pytest.mark.parametrize("dialect", PARTS)
+def test_killed_at_some_bytes(address, dialect):
+    ends = list(itertools.accumulate(map(len, PARTS[dialect])))
+    around = {end + step for end in ends[:-1] for step in (-1, 0, 1, 2, 3)}
+    kill_at(address, dialect, sorted(k for k in {0, 1, 2, *around, *range(5, ends[-1], 211)} if k < ends[-1]))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.fault("F01", "F02")
+@pytest.mark.parametrize("dialect", PARTS)
+def test_killed_at_every_byte(address, dialect):
+    kill_at(address, dialect, range(len(b"".join(PARTS[dialect]))))
