@@ -153,7 +153,7 @@ def footprint(pid):
     """Resident memory in kB, descriptors, threads."""
     status = Path(f"/proc/{pid}/status").read_text()
     sizes = dict(re.findall(r"(VmRSS|Threads):\s+(\d+)", status))
-    return int(sizes["VmRSS"]), len(os.listdir(f"/proc/{pid}/fd")), int(sizes["Threads"])
+    return int(sizes["VmRSS"]), len(list(Path(f"/proc/{pid}/fd").iterdir())), int(sizes["Threads"])
 
 
 @pytest.mark.slow
