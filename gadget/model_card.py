@@ -36,7 +36,11 @@ class ModelFacts:
     def experts(self) -> str:
         """Kind of experts and components of each."""
         experts = self.prior.experts
-        return f"{_EXPERTS.get(experts.kind, experts.kind)}, {experts.weights().shape[1]} components each"
+        config = experts.config()
+        n_components = config.get("n_scales", config.get("n_means"))
+        text = f"{_EXPERTS.get(experts.kind, experts.kind)}, {n_components} components each"
+        n_knots = int(str(config.get("n_knots", 1)))
+        return text if n_knots == 1 else f"{text}, weights learned at {n_knots} noise levels"
 
     @property
     def settings(self) -> dict[str, str]:

@@ -63,9 +63,11 @@ class ScaleMixtureConfig(Section):
     n_scales: int = Field(14, ge=2, le=64, description="mixture components per expert")
     scale_range: tuple[float, float] = Field((0.004, 8.0), description="smallest and largest scale")
 
+    n_knots: int = Field(1, ge=1, le=16, description="noise levels at which the mixture weights are learned")
+
     def build(self, n_filters: int) -> ScaleMixtureExperts:
         """Make the experts."""
-        return ScaleMixtureExperts(n_filters, self.n_scales, self.scale_range)
+        return ScaleMixtureExperts(n_filters, self.n_scales, self.scale_range, self.n_knots)
 
 
 BankConfig = Annotated[ShearletConfig | MultiscaleConfig, Field(discriminator="kind")]

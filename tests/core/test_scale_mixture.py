@@ -4,15 +4,19 @@ import torch
 from pogmdm_core.prior.scale_mixture import ScaleMixtureExperts
 
 
-@pytest.fixture
-def experts():
+def make(n_knots):
     generator = torch.Generator().manual_seed(0)
-    made = ScaleMixtureExperts(4).double()
+    made = ScaleMixtureExperts(4, n_knots=n_knots).double()
     with torch.no_grad():
-        made.logits.add_(torch.randn(4, 14, generator=generator, dtype=torch.float64))
+        made.logits.add_(torch.randn(4, n_knots, 14, generator=generator, dtype=torch.float64))
         made.log_exponents.add_(0.3 * torch.randn(4, 6, generator=generator, dtype=torch.float64))
         made.width.copy_(torch.tensor([0.1, 0.3, 0.5, 1.0]))
     return made.requires_grad_(False)
+
+
+@pytest.fixture(params=[1, 4], ids=["same weights", "weights per level"])
+def experts(request):
+    return make(request.param)
 
 
 def responses(experts, level, n=61):
@@ -36,7 +40,8 @@ def test_experts_are_densities(experts):
     assert torch.allclose(torch.trapezoid(psi, u), torch.ones(4, dtype=torch.float64), atol=1e-6)
 
 
-def test_heat_equation(experts):
+def test_heat_equation_with_the_same_weights_at_all_levels():
+    experts = make(1)
     for level in (0.05, 0.3):
         u = responses(experts, level)
         lv = torch.tensor(level, dtype=torch.float64, requires_grad=True)
@@ -48,6 +53,19 @@ def test_heat_equation(experts):
         (second,) = torch.autograd.grad(first.sum(), x)
         expected = experts.width[:, None] ** 2 * second
         assert (by_level / level - expected).abs().max() < 1e-6 * expected.abs().max()
+
+
+def test_weights_move_from_knot_to_knot():
+    experts = make(4)
+    low, high = experts.log_weights(0.005), experts.log_weights(1.0)
+    assert torch.allclose(low, experts.log_weights(0.001)) and torch.allclose(high, experts.log_weights(5.0))
+    assert not torch.allclose(low, high)
+    second = 0.005 * 200 ** (1 / 3)
+    assert torch.allclose(experts.log_weights(second), torch.log_softmax(experts.logits[:, 1], -1))
+    batch = experts.log_weights(torch.tensor([0.005, 0.05, 1.0], dtype=torch.float64))
+    assert batch.shape == (3, 4, 14)
+    assert torch.allclose(batch[1], experts.log_weights(0.05))
+    assert torch.allclose(batch.exp().sum(-1), torch.ones(3, 4, dtype=torch.float64))
 
 
 def test_the_potential_rises_with_the_response(experts):
