@@ -253,7 +253,7 @@ def test_caches_are_forgotten_on_request(prior, part):
             prior.bank.gain[0] += 0.5
         else:
             for parameter in prior.experts.mixture_parameters():
-                parameter[:, 0] += 1
+                parameter[..., 0] += 1
     prior.forget_caches()
     assert relative(prior.score(x, 0.1), before) > 1e-3
 
