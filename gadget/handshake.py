@@ -93,7 +93,8 @@ class ServedConnection:
         self.fire = self.fire or header.endswith(b"\0")
         parameters: dict[str, Any] = {}
         if self.fire:
-            self.socket.deadline = None  # the scanner may start whenever it likes
+            # a scanner may prepare for minutes before its first message of data
+            self.socket.deadline, self.socket.idle_timeout_s = None, settings.LimitsSettings().idle_timeout_s
             while (mid := self._id()) == TEXT:
                 parameters.update(read_parameters(self._text("text")))
             self.socket.unread(struct.pack("<H", mid))
@@ -191,7 +192,7 @@ def refuse_files(named: dict[str, Any]) -> None:
 
     if "settings" in named:
         raise ConfigError(113, "settings files cannot be named from elsewhere.", "Send the settings themselves.")
-    if "prior" in named and named["prior"] not in shipped_weights():
+    if "prior" in named and str(named["prior"]) not in shipped_weights():
         raise ConfigError(
             113, "weights files cannot be named from elsewhere.", f"Shipped are: {', '.join(shipped_weights())}."
         )

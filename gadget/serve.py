@@ -15,6 +15,7 @@ import signal
 import socket
 import struct
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from gadget import logs
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 _REFUSAL_S = 5.0
 _MAX_REFUSALS = 8
+_ACCEPT_PAUSE_S = 0.2
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
@@ -138,8 +140,12 @@ class Server:
                 for key, _ in selector.select():
                     if key.fileobj is self._woken:
                         return
-                    with contextlib.suppress(OSError):  # the client went away again
+                    try:
                         client, _ = key.fileobj.accept()  # type: ignore[union-attr]
+                    except OSError as error:  # the client went away again, or there are no descriptors left
+                        logs.get().warning("a client could not be accepted: %s", error.strerror)
+                        time.sleep(_ACCEPT_PAUSE_S)
+                    else:
                         self._admit(client)
 
     def _admit(self, client: socket.socket) -> None:

@@ -258,3 +258,30 @@ def test_dual_stack_serves_both(serve):
     _, port = serve("::")
     good(run_client(("127.0.0.1", port), stream(SCAN.header(), SCAN.acquisitions())))
     good(run_client(("::1", port), stream(SCAN.header(), SCAN.acquisitions())))
+
+
+@pytest.mark.fault("F03")
+def test_a_fire_scanner_may_prepare_longer_than_it_introduces_itself(serve, monkeypatch):
+    monkeypatch.setattr(gadget.serve, "ServedConnection", lambda raw: ServedConnection(raw, timeout_s=0.5))
+
+    def parts():
+        whole = fire_stream(SCAN.header(), SCAN.acquisitions())
+        yield from whole[:2]
+        time.sleep(1.0)
+        yield from whole[2:]
+
+    good(run_client(serve(), parts()))
+
+
+def test_without_descriptors_the_service_waits_for_some(serve, monkeypatch, caplog):
+    address = serve()
+    real, failures = socket.socket.accept, iter([OSError(24, "Too many open files")] * 2)
+
+    def accept(self):
+        if (failure := next(failures, None)) is not None:
+            raise failure
+        return real(self)
+
+    monkeypatch.setattr(socket.socket, "accept", accept)
+    good(run_client(address, stream(SCAN.header(), SCAN.acquisitions())))
+    assert caplog.text.count("Too many open files") == 2
