@@ -163,7 +163,8 @@ class AcquisitionBuffer:
         frames = []
         for key in keys:
             group = self._groups.pop(key)
-            self._bytes -= sum(_n_bytes(acq) for acq in group)
+            for acq in group:
+                self._discount_bytes(acq)
             if len(group) < _LATE_SHARE * self._closed.get(key, 0):
                 logs.get().warning("%s: dropped %d readouts that came after its last one", key, len(group))
                 continue
@@ -190,6 +191,9 @@ class AcquisitionBuffer:
                 f"{self.max_bytes}.",
                 "Set trigger=slice or repetition, or raise the limit.",
             )
+
+    def _discount_bytes(self, acq: ismrmrd.Acquisition) -> None:
+        self._bytes -= _n_bytes(acq)
 
 
 def _has_any(acq: ismrmrd.Acquisition, flags: tuple[int, ...]) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 from xml.etree.ElementTree import Element
 
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from gadget import sources
 from gadget.errors import ConfigError
@@ -59,6 +59,21 @@ class TrajectorySettings(Section):
         description="how much larger than the field of view the object is (off the grid only): reconstructed larger, "
         "then cropped",
     )
+
+
+class WindowSettings(Section):
+    """Overlapping frames of radial and spiral scans."""
+
+    shots: int = Field(
+        default=0, ge=0, le=65535, description="readouts of a frame, whatever their repetition; 0: frames by index"
+    )
+    step: int = Field(default=10, ge=1, le=65535, description="readouts from one frame to the next, at most shots")
+
+    @model_validator(mode="after")
+    def _no_gap(self) -> WindowSettings:
+        if self.shots and self.step > self.shots:
+            raise ValueError(f"step {self.step} is larger than shots {self.shots}: readouts would be left out")
+        return self
 
 
 class OutputSettings(Section):
@@ -125,6 +140,7 @@ class GadgetSettings(Settings):
     prior: str = Field(default="default", description="name of shipped weights, or path of a .safetensors file")
     noise: NoiseSettings = Field(default_factory=NoiseSettings)
     trajectory: TrajectorySettings = Field(default_factory=TrajectorySettings)
+    window: WindowSettings = Field(default_factory=WindowSettings)
     trigger: Literal["auto", "slice", "repetition", "measurement"] = Field(
         default="auto",
         description="what completes a frame. auto: any LAST_IN_SLICE/REPETITION/MEASUREMENT flag, or all "

@@ -95,6 +95,7 @@ def reconstruct_scan(link: Link, settings: GadgetSettings, header: Any) -> None:
     from gadget.emit import Emitter
     from gadget.header import read_geometry
     from gadget.prepare import make_whitener, prepare
+    from gadget.sliding import SlidingBuffer
 
     log = logs.configure(settings.log)
     limits = settings.limits
@@ -105,6 +106,9 @@ def reconstruct_scan(link: Link, settings: GadgetSettings, header: Any) -> None:
     core = resolve_core()
     prior = core.load_prior(settings.prior)
     buffer = AcquisitionBuffer(geometry, settings.trigger, limits.max_buffer_bytes)
+    if settings.window.shots:
+        window = settings.window
+        buffer = SlidingBuffer(geometry, settings.trigger, limits.max_buffer_bytes, window.shots, window.step)
     emitter = Emitter(settings, prior)
     whitener, seen = None, (-1, -1)
     for acquired in frames(link, buffer):

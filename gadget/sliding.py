@@ -1,0 +1,73 @@
+"""Overlapping frames of a running radial or spiral scan: the last shots, again and again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import ismrmrd
+
+from gadget.buffer import AcquisitionBuffer
+from gadget.classify import Kind, classify
+from gadget.frames import AcquiredFrame, FrameKey, assemble
+from gadget.header import ScanGeometry
+
+
+class SlidingBuffer(AcquisitionBuffer):
+    """Makes a frame of the last `shots` readouts every `step` readouts, whatever their repetition and phase.
+
+    Scans on the grid and 3-D ones go their usual way. Holds at most `shots` readouts of each slice; those after
+    the last full window are left out, unless there was none: then they are a frame when the scan ends.
+
+    Parameters
+    ----------
+    geometry, trigger, max_bytes
+        Of `AcquisitionBuffer`.
+    shots, step
+        Readouts of a frame, and from one frame to the next.
+    """
+
+    def __init__(self, geometry: ScanGeometry, trigger: str, max_bytes: int, shots: int, step: int) -> None:
+        super().__init__(geometry, trigger, max_bytes)
+        self.shots = shots
+        self.step = step
+        self._windows: dict[FrameKey, list[ismrmrd.Acquisition]] = {}
+        self._made: Counter[FrameKey] = Counter()
+
+    def add(self, acq: ismrmrd.Acquisition) -> list[AcquiredFrame]:
+        """Take one readout; return the frame it completes, its number in the place of the repetition."""
+        kind, head = classify(acq.flags), acq.getHead()
+        encoding = self.geometry.encoding(head.encoding_space_ref)
+        if kind is Kind.NOISE or encoding.trajectory == "cartesian" or encoding.encoded.matrix[2] > 1:
+            return super().add(acq)
+        self.counts[kind] += 1
+        key = FrameKey.of(head)._replace(phase=0, repetition=0)
+        if not self._belongs_to_image(kind, key):
+            return []
+        window = self._windows.setdefault(key, [])
+        window.append(acq)
+        self._count_bytes(acq)
+        if len(window) < self.shots:
+            return []
+        frame = self._frame(key)
+        for old in window[: self.step]:
+            self._discount_bytes(old)
+        del window[: self.step]
+        return [frame]
+
+    def flush(self) -> list[AcquiredFrame]:
+        """Complete what never filled a window; called when the stream ends."""
+        frames = super().flush()
+        frames += [self._frame(key) for key, window in self._windows.items() if window and not self._made[key]]
+        self._windows.clear()
+        return frames
+
+    def _frame(self, key: FrameKey) -> AcquiredFrame:
+        encoding, n_channels = self.geometry.encoding(key.encoding), self.geometry.n_channels
+        number = self._made[key]
+        self._made[key] += 1
+        frame = assemble(key._replace(repetition=number), self._windows[key], encoding, n_channels)
+        reference = frame.reference
+        reference.idx.repetition = min(number, 65535)
+        reference.idx.phase = 0
+        return replace(frame, reference=reference)
