@@ -16,6 +16,8 @@ import numpy as np
 
 from gadget.integer_pixels import PixelScale
 
+_LONGEST = 1024  # characters: DICOM's LT holds ten times that, its ST, where comments land, this many
+
 NOT_CALIBRATED = "relative uncertainty over posterior samples, not a calibrated error bar"
 CALIBRATED = "scaled by the prediction error of held-out k-space, right on average over the object, not per lesion"
 
@@ -113,8 +115,13 @@ def attributes(
                 meta[f"{prefix}WindowCenter"] = str(round((low + high) / 2))
                 meta[f"{prefix}WindowWidth"] = str(round(high - low))
     for key, value in own.items():
-        meta[f"POGMDM_{key}"] = str(value)
+        meta[f"POGMDM_{key}"] = _short(str(value))
     if name == "std":
         meta["POGMDM_UnitsOfStd"] = "same as the image series"
         meta["POGMDM_Std"] = meaning
     return ismrmrd.Meta(meta)
+
+
+def _short(text: str) -> str:
+    """Cut what receivers' fields cannot hold, and mark that it was cut."""
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."

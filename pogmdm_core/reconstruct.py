@@ -21,8 +21,9 @@ from pogmdm_core.operators.encoding import EncodingModel, root_sum_of_squares
 from pogmdm_core.operators.fourier import CartesianFourier, fourier_operator
 from pogmdm_core.posterior import RunningMoments
 from pogmdm_core.prior.model import Prior
+from pogmdm_core.restarts import draw_with_restarts
 from pogmdm_core.sampler import Diverged, sample
-from pogmdm_core.settings import Settings
+from pogmdm_core.settings import SamplerSettings, Settings
 from pogmdm_core.uncertainty.combine import Uncertainty, combine
 from pogmdm_core.uncertainty.folds import sampling_of, split
 from pogmdm_core.uncertainty.held_out import HeldOut, held_out
@@ -320,25 +321,32 @@ def _magnitudes(
             break  # before the samples: not even a first step
         chosen = range(first, min(first + batch, n_samples))
         report = run.reporter("samples", number * sampler.n_steps, total)
-        try:
+
+        def draw(
+            numbers: range, gentle: SamplerSettings, report: Callable[[int, int], None] | None = report
+        ) -> list[torch.Tensor] | None:
             state = sample(
                 model,
                 prior,
                 start.image,
                 start.csm,
                 noise_level,
-                chosen,
-                sampler,
+                numbers,
+                gentle,
                 settings.coils,
                 report,
                 run.should_stop,
             )
+            return None if state is None else list(state.x.abs().cpu())
+
+        try:
+            found = draw_with_restarts(draw, chosen, sampler, sampler.end_level or level_for(noise_level))
         except Diverged as error:
             run.end(SamplerStatus.DIVERGED, f"the sampler diverged at step {error.step} of {sampler.n_steps}")
             break
-        if state is None:
+        if found is None:
             break
-        magnitudes.extend(state.x.abs().cpu())
+        magnitudes.extend(found)
     return magnitudes
 
 
