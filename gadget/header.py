@@ -48,7 +48,8 @@ class Encoding:
     centre_partition
         Value of kspace_encode_step_2 at the k-space centre of a 3-D scan.
     spokes
-        Angle scheme that trajectoryDescription names (`gadget.spokes.SCHEMES`), or an empty string.
+        Angle scheme that trajectoryDescription or the type of trajectory names (`gadget.spokes.SCHEMES`), or an
+        empty string.
     n_shots
         Encode steps between the limits of kspace_encoding_step_1, however many rows there are, or None.
     """
@@ -239,7 +240,8 @@ def _encoding(encoding: Any, where: str, max_matrix: int) -> Encoding:
         calibration=_word(getattr(parallel, "calibrationMode", None)),
         last=last,
         centre_partition=centre_partition,
-        spokes=scheme_of(str(getattr(encoding.trajectoryDescription, "identifier", None) or "")),
+        spokes=scheme_of(str(getattr(encoding.trajectoryDescription, "identifier", None) or ""))
+        or scheme_of(_word(encoding.trajectory)),
         n_shots=n_shots,
     )
 

@@ -1,7 +1,7 @@
 """Positions of spokes that carry none: from the angle scheme the header or the settings name.
 
-The spoke number is kspace_encode_step_1. A readout runs through the centre from -kmax to kmax, along read_dir at
-angle 0 and along phase_dir at 90 degrees.
+The spoke number is kspace_encode_step_1, or the order of arrival where that is the same for all. A readout runs
+through the centre from -kmax to kmax, along read_dir at angle 0 and along phase_dir at 90 degrees.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ def radial_trajectory(acquired: AcquiredFrame, wanted: str) -> tuple[np.ndarray,
             "header's trajectory to cartesian if the readouts are lines.",
         )
     number = np.array([head.idx.kspace_encode_step_1 for head in acquired.heads])
-    if scheme == "uniform":
-        angle = np.pi * number / (encoding.n_shots or int(number.max()) + 1)
-    else:
-        angle = _STEPS[scheme] * number
+    n_spokes = encoding.n_shots or int(number.max()) + 1
+    if not np.ptp(number):  # a source that does not count
+        number, n_spokes = np.arange(len(number)), len(number)
+    angle = number * (np.pi / n_spokes if scheme == "uniform" else _STEPS[scheme])
     radius = np.stack([_radius(head, encoding.encoded.matrix[0]) for head in acquired.heads])
     return np.stack([radius * np.cos(angle)[:, None], radius * np.sin(angle)[:, None]], axis=2), scheme
 

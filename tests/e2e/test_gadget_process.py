@@ -3,7 +3,7 @@
 import ismrmrd
 import numpy as np
 import pytest
-from helpers.mrd_factory import CANARY, Scan
+from helpers.mrd_factory import CANARY, Scan, radial_scan
 from helpers.peer import configuration, run_child, run_in_process, stream
 
 import gadget
@@ -112,3 +112,30 @@ def test_broken_installation_reaches_the_client(tmp_path):
     (tmp_path / "torch.py").write_text("raise ImportError('libcudart', name='torch')\n")
     outcome = run_child(stream(SCAN.header(), SCAN.acquisitions()), env={"PYTHONPATH": str(tmp_path)})
     failed(outcome, "E598 the module torch cannot be imported")
+
+
+@pytest.mark.fault("F23")
+def test_spokes_in_image_and_std_out():
+    """A radial scan under a cartesian header: the positions win, and the object is where it was."""
+    header, acquisitions = radial_scan(n_spokes=30, n_coils=3, noise_std=0.01)
+    header = header.replace(b">radial<", b">cartesian<")
+    outcome = run_child(
+        stream(header, acquisitions, configuration(**SMALL, trajectory__fov_factor=1.2, noise__whiten="off"))
+    )
+    assert outcome.errors == [], outcome.stderr
+    assert outcome.returncode == 0, outcome.stderr
+    assert [i.image_series_index for i in outcome.images] == [1, 10]
+    scan = Scan(nx=40, ny=40, n_coils=3, oversampling=1)
+    truth = np.sqrt((np.abs(scan.coils() * scan.image()) ** 2).sum(0))
+    image, std = outcome.images
+    assert image.data.shape == std.data.shape == (1, 1, 40, 40)
+    assert list(image.field_of_view) == [80.0, 80.0, 5.0]
+    assert np.corrcoef(image.data.ravel(), truth.ravel())[0, 1] > 0.9
+    # as bright as the truth, and where it is: a shift by a pixel in any direction fits worse
+    found = image.data[0, 0]
+    assert float((found * truth).sum() / (truth * truth).sum()) == pytest.approx(1, abs=0.15)
+    moved = [np.sum((np.roll(found, shift, axis) - truth) ** 2) for axis in (0, 1) for shift in (-1, 1)]
+    assert np.sum((found - truth) ** 2) < min(moved)
+    assert image.meta["POGMDM_Trajectory"] == "other"
+    assert "TRAJECTORY_NOT_CARTESIAN" in image.meta["POGMDM_Warnings"]
+    assert outcome.stderr.count("unit normalized") == 1

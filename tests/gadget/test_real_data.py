@@ -63,3 +63,32 @@ def test_level_of_the_noise_scan_is_that_of_the_data(mrd_data, name):
     kspace = frame.kspace[:, rows]
     corners = torch.cat([kspace[:, :8, :6].flatten(), kspace[:, -8:, -6:].flatten()])
     assert float(torch.view_as_real(corners).std()) == pytest.approx(frame.noise_std, rel=0.08)
+
+
+@pytest.mark.parametrize(
+    ("name", "n_coils", "n_samples"),
+    [
+        ("lustig_spiral8_phantom_R5", 8, 12 * 1182),
+        ("lustig_spiral8_phantom_full", 8, 60 * 1182),
+        ("tugraz_cardiac_radial25_12ch_full", 12, 25 * 256),
+    ],
+)
+def test_recorded_trajectories_are_read(mrd_data, name, n_coils, n_samples):
+    prepared = prepared_of(mrd_data / f"{name}.h5")
+    assert prepared.frame.kspace.shape == (n_coils, n_samples)
+    assert prepared.frame.shape == (256, 256)
+    assert prepared.fov_mm == (256.0, 256.0)
+    assert prepared.warnings == ("NOT_WHITENED",)
+    # normalised positions reach the edge of the matrix, and not beyond
+    assert 0.9 * 128 < float(prepared.frame.positions.abs().max()) <= 128
+    assert prepared.frame.density is None
+
+
+@pytest.mark.fault("F25")
+def test_the_weights_of_the_recorded_spiral_are_weights(mrd_data):
+    plain = prepared_of(mrd_data / "lustig_spiral8_phantom_full.h5").frame
+    weighted = prepared_of(mrd_data / "lustig_spiral8_phantom_full_dcf3.h5").frame
+    assert torch.equal(weighted.positions, plain.positions)
+    assert torch.equal(weighted.kspace, plain.kspace)
+    assert weighted.density is not None
+    assert 0 < float(weighted.density.min()) < float(weighted.density.max()) == 1

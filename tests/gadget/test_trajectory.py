@@ -15,6 +15,7 @@ from gadget.prepare import make_whitener, prepare
 from gadget.settings import load
 from gadget.trajectory import _columns, _unit
 from pogmdm_core import zero_filled
+from pogmdm_core.trajectories import radial
 
 UNITS = {"normalized": lambda n: 1 / n, "radians": lambda n: 2 * np.pi / n, "per_fov": lambda n: 1.0}
 
@@ -136,14 +137,91 @@ def test_weights_reach_the_frame_and_positions_stay():
 @pytest.mark.fault("F24")
 def test_no_trajectory_is_refused_with_three_remedies():
     header, acquisitions = radial_scan()
-    bare = []
+    for missing in (without_positions(acquisitions), with_columns(acquisitions, np.zeros_like)):
+        with pytest.raises(
+            DataError, match="E320 .*Store it .*; or .*upstream.* set trajectory.radial .*; or correct the header"
+        ):
+            prepared_of(header, missing)
+
+
+def without_positions(acquisitions):
+    made = []
     for acq in acquisitions:
         head = acq.getHead()
         head.trajectory_dimensions = 0
-        bare.append(ismrmrd.Acquisition(head, data=acq.data))
-    for missing in (bare, with_columns(acquisitions, np.zeros_like)):
-        with pytest.raises(DataError, match="E320 .*Store it .*; or .*upstream.*; or correct the header"):
-            prepared_of(header, missing)
+        made.append(ismrmrd.Acquisition(head, data=acq.data))
+    return made
+
+
+@pytest.mark.fault("F24")
+@pytest.mark.parametrize("reverse", [False, True])
+def test_spokes_without_positions_are_placed_as_the_settings_say(reverse):
+    """The factory's spokes are uniform, so computed positions must equal the stored ones."""
+    header, acquisitions = radial_scan()
+    expected = prepared_of(header, acquisitions).frame
+    bare = without_positions(acquisitions)
+    if reverse:
+        for acq in bare:
+            acq.data[:] = acq.data[:, ::-1].copy()
+            acq.center_sample = acq.number_of_samples - 1 - acq.center_sample
+            acq.set_flag(ismrmrd.ACQ_IS_REVERSE)
+    header = header.replace(b"<maximum>39</maximum>", b"<maximum>24</maximum>", 1)
+    frame = prepared_of(header, bare, **{"trajectory.radial": "uniform"}).frame
+    order = torch.arange(frame.shot.numel())
+    if reverse:
+        order = order.reshape(25, -1).flip(1).reshape(-1)
+    torch.testing.assert_close(frame.positions[:, order], expected.positions, atol=1e-5, rtol=1e-5)
+    assert torch.equal(frame.kspace[:, order], expected.kspace)
+
+
+@pytest.mark.fault("F24")
+def test_some_spokes_of_a_uniform_scan_keep_their_angles():
+    header, acquisitions = radial_scan()
+    header = header.replace(b"<maximum>39</maximum>", b"<maximum>24</maximum>", 1)
+    some = acquisitions[::4]
+    frame = prepared_of(header, without_positions(some), **{"trajectory.radial": "uniform"}).frame
+    expected = prepared_of(header, some).frame
+    torch.testing.assert_close(frame.positions, expected.positions, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.fault("F24")
+def test_a_source_that_does_not_count_its_spokes_sends_them_in_order():
+    header, acquisitions = radial_scan()
+    expected = prepared_of(header, acquisitions).frame
+    bare = without_positions(acquisitions)
+    for acq in bare:
+        acq.idx.kspace_encode_step_1 = 0
+    frame = prepared_of(header, bare, **{"trajectory.radial": "uniform"}).frame
+    torch.testing.assert_close(frame.positions, expected.positions, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.fault("F24")
+def test_a_spiral_without_positions_is_never_taken_for_spokes():
+    header, acquisitions = radial_scan()
+    with pytest.raises(DataError, match="E320 .*'spiral'"):
+        prepared_of(
+            header.replace(b">radial<", b">spiral<"),
+            without_positions(acquisitions),
+            **{"trajectory.radial": "uniform"},
+        )
+
+
+@pytest.mark.fault("F24")
+@pytest.mark.parametrize("said_by", ["settings", "type", "description"])
+def test_golden_angles_by_settings_or_header(said_by):
+    header, acquisitions = radial_scan()
+    properties = {}
+    if said_by == "settings":
+        properties["trajectory.radial"] = "golden"
+    elif said_by == "type":
+        header = header.replace(b">radial<", b">goldenangle<")
+    else:
+        text = b"<trajectoryDescription><identifier>Golden Ratio</identifier></trajectoryDescription>"
+        header = header.replace(b"<trajectory>radial</trajectory>", b"<trajectory>radial</trajectory>" + text)
+    frame = prepared_of(header, without_positions(acquisitions), **properties).frame
+    expected = radial(25, (40, 40), n_read=80, golden=True)
+    torch.testing.assert_close(frame.positions, expected.k, atol=1e-9, rtol=1e-9)
+    assert torch.equal(frame.shot, expected.shot)
 
 
 @pytest.mark.fault("F27")
