@@ -123,6 +123,7 @@ def test_random_bytes(tmp_path):
             load_prior(path)
 
 
+@pytest.mark.fault("F56")
 def test_too_large(file, monkeypatch):
     monkeypatch.setattr(weights, "_MAX_BYTES", 1000)
     with pytest.raises(ConfigError, match="E121 .*larger than 1000 bytes"):
@@ -130,6 +131,7 @@ def test_too_large(file, monkeypatch):
 
 
 @pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
+@pytest.mark.fault("F56")
 def test_foreign_safetensors(tmp_path, metadata):
     path = tmp_path / "other.safetensors"
     save_file({"conv.weight": torch.zeros(3, 3)}, path, metadata)
@@ -153,12 +155,14 @@ def test_foreign_safetensors(tmp_path, metadata):
         lambda card: card.update(level_range=[0.1]),
     ],
 )
+@pytest.mark.fault("F56")
 def test_a_record_of_another_format(file, change):
     rewrite(file, change_card=change)
     with pytest.raises(ConfigError, match="E122"):
         load_prior(file)
 
 
+@pytest.mark.fault("F56")
 def test_a_record_that_is_not_json(file):
     tensors, _ = parts(file)
     save_file(tensors, file, {"pogmdm": "{"})
@@ -210,6 +214,7 @@ def test_numbers_that_are_not_finite(file, name, bad):
         load_prior(file)
 
 
+@pytest.mark.fault("F56")
 def test_integers(file):
     rewrite(file, change_tensors=lambda tensors: tensors.update({"bank.gain": torch.ones(20, dtype=torch.int64)}))
     with pytest.raises(ConfigError, match="E124 .*bank.gain"):
@@ -217,6 +222,7 @@ def test_integers(file):
 
 
 @pytest.mark.parametrize("bad", [-0.1, 0.0])
+@pytest.mark.fault("F56")
 def test_widths_and_sigma_must_be_positive(file, bad):
     rewrite(file, change_tensors=lambda tensors: tensors["experts.width"].__setitem__(3, bad))
     with pytest.raises(ConfigError, match="E125"):
