@@ -209,4 +209,6 @@ def _array(source: ExactSocket, budget: _Budget, item_bytes: int, rank: int | No
     if found > 8 or (rank is not None and found != rank):
         raise broken(404, f"an array of a ReconData message has {found} axes, expected {rank or 'at most 8'}.")
     shape = struct.unpack(f"<{found}Q", source.read(8 * found))
-    return shape, source.read(budget.take(item_bytes * math.prod(shape)))
+    # an axis of length 0 must not excuse the others: numpy refuses such shapes with an error of its own
+    budget.take(item_bytes * math.prod(max(length, 1) for length in shape))
+    return shape, source.read(item_bytes * math.prod(shape))

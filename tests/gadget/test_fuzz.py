@@ -56,6 +56,11 @@ def test_any_header_of_a_message(mid, head, number):
         assert not run_case(read_stream, data).startswith("!")
 
 
+def test_an_empty_axis_does_not_excuse_a_huge_one():
+    array = struct.pack("<8Q", 7, 2**62, 2**40, 0, 1, 1, 1, 1)
+    assert run_case(read_stream, struct.pack("<HQ", 1023, 1) + array + bytes(100)) == "E302"
+
+
 def test_the_fuzzer_tells_a_failure():
     def read(_data):
         raise KeyError
