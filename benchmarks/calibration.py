@@ -1,0 +1,145 @@
+"""Learn the factors of the calibrated standard deviation, and show what it is worth on scans it was not learned from.
+
+    python benchmarks/calibration.py SCAN_full.h5 SCAN_full.h5 ... [--patterns cartesian4,gaussian8] [--seeds 0,1,2]
+
+Every scan is undersampled with every pattern and seed, with its own noisy samples as truth (real) and with an exact
+truth and fresh noise (synthetic), and reconstructed with a shipped preset. Leave one scan out: the factor by which
+samples are too narrow (geometric mean of true error over spread, per way of sampling) and the half-widths of the
+50, 80 and 95 % intervals (mean over cases of the quantiles of |error| / standard deviation) come from the other
+scans. The last lines are the factors from all scans: what `pogmdm_core.settings` ships.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gadget.evaluate.data import FullScan, read_full_scan
+from gadget.evaluate.metrics import Reference, least_squares_scale, uncertainty_metrics
+from gadget.evaluate.truth import make_case
+from gadget.settings import load
+from pogmdm_core import load_prior, reconstruct
+from pogmdm_core.uncertainty.folds import sampling_of
+
+PROBABILITIES = (0.5, 0.8, 0.95)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One reconstruction with all sample factors at 1.
+
+    `std` `(y, x)` is scaled by the geometric mean of both scales; `spread` is that of the raw samples.
+    """
+
+    scan: str
+    label: str
+    sampling: str
+    image: np.ndarray
+    std: np.ndarray
+    spread: float
+    reference: Reference
+    warnings: tuple[str, ...]
+    seconds: dict[str, float]
+
+    @property
+    def scale(self) -> float:
+        mask = self.reference.mask
+        return least_squares_scale(self.image[mask], self.reference.image[mask])
+
+    @property
+    def error(self) -> np.ndarray:
+        """|error| inside the object."""
+        mask = self.reference.mask
+        return np.abs(self.scale * self.image - self.reference.image)[mask]
+
+    @property
+    def too_narrow(self) -> float:
+        """True root mean square error over the spread of the samples."""
+        return float(np.sqrt(np.mean(self.error**2)) / (self.scale * self.spread))
+
+
+def run(scan: FullScan, pattern: str, seed: int, truth: str, preset: str) -> Outcome:
+    case = make_case(scan, truth, pattern, seed)
+    ones = {f"uncertainty.sample_factors.{name}": 1.0 for name in ("lines", "points", "shots")}
+    settings = load(preset=preset, overrides={"uncertainty.method": "calibrated", **ones})
+    result = reconstruct(case.frame, load_prior(settings.prior), settings)
+    assert result.std is not None  # noqa: S101 - a benchmark
+    return Outcome(
+        scan.name,
+        f"{scan.name} {pattern} seed {seed} {truth}",
+        sampling_of(case.frame).value,
+        result.image.numpy(),
+        result.std.numpy(),
+        result.uncertainty["samples"],
+        case.reference,
+        result.warnings,
+        dict(result.seconds),
+    )
+
+
+def learn(outcomes: Sequence[Outcome]) -> tuple[dict[str, float], tuple[float, ...]]:
+    """Sample factors by way of sampling, and half-widths of the intervals."""
+    by_kind: dict[str, list[float]] = {}
+    for outcome in outcomes:
+        by_kind.setdefault(outcome.sampling, []).append(math.log(outcome.too_narrow))
+    factors = {kind: math.exp(float(np.mean(logs))) for kind, logs in by_kind.items()}
+    widths = []
+    for probability in PROBABILITIES:
+        quantiles = [
+            np.quantile(o.error / calibrated(o, factors)[o.reference.mask] / o.scale, probability) for o in outcomes
+        ]
+        widths.append(float(np.mean(quantiles)))
+    return factors, tuple(widths)
+
+
+def calibrated(outcome: Outcome, factors: dict[str, float]) -> np.ndarray:
+    """Put the factor in: it enters the geometric mean of two scales."""
+    return outcome.std * math.sqrt(factors[outcome.sampling])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scans", nargs="+", type=Path)
+    parser.add_argument("--patterns", default="cartesian4,gaussian8")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--truths", default="real,synthetic")
+    parser.add_argument("--preset", default="default")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    outcomes: list[Outcome] = []
+    for path in args.scans:
+        scan = read_full_scan(path)
+        for pattern in args.patterns.split(","):
+            for seed in map(int, args.seeds.split(",")):
+                for truth in args.truths.split(","):
+                    outcomes.append(run(scan, pattern, seed, truth, args.preset))
+                    sys.stderr.write(f"{outcomes[-1].label}: {sum(outcomes[-1].seconds.values()):.0f} s\n")
+    out = sys.stdout
+    out.write("| case | sd/rmse | 50 % | 80 % | 95 % | rank 7x7 | warnings |\n|---|---|---|---|---|---|---|\n")
+    rows = []
+    for outcome in outcomes:
+        factors, widths = learn([o for o in outcomes if o.scan != outcome.scan])
+        found = uncertainty_metrics(
+            outcome.image,
+            calibrated(outcome, factors),
+            outcome.reference,
+            dict(zip(PROBABILITIES, widths, strict=True)),
+        )
+        values = [found[name] for name in ("sd_over_rmse", "coverage_50", "coverage_80", "coverage_95", "rank_7x7")]
+        rows.append(values)
+        words = " ".join(w for w in outcome.warnings if w == "LOWER_BOUND") or "-"
+        out.write(f"| {outcome.label} | " + " | ".join(f"{v:.3f}" for v in values) + f" | {words} |\n")
+    out.write("| mean | " + " | ".join(f"{v:.3f}" for v in np.mean(rows, axis=0)) + " | |\n")
+    factors, widths = learn(outcomes)
+    out.write(f"\nfrom all scans: sample factors {factors}, interval factors {widths}\n")
+
+
+if __name__ == "__main__":
+    main()
