@@ -35,7 +35,8 @@ PROBABILITIES = (0.5, 0.8, 0.95)
 class Outcome:
     """One reconstruction with all sample factors at 1.
 
-    `std` `(y, x)` is scaled by the geometric mean of both scales; `spread` is that of the raw samples.
+    `std` `(y, x)` is scaled by the geometric mean of both scales; `spread` is that of the raw samples,
+    `folds` what held-out k-space predicts.
     """
 
     scan: str
@@ -44,6 +45,7 @@ class Outcome:
     image: np.ndarray
     std: np.ndarray
     spread: float
+    folds: float
     reference: Reference
     warnings: tuple[str, ...]
     seconds: dict[str, float]
@@ -58,6 +60,11 @@ class Outcome:
         """|error| inside the object."""
         mask = self.reference.mask
         return np.abs(self.scale * self.image - self.reference.image)[mask]
+
+    @property
+    def held_out_ratio(self) -> float:
+        """What held-out k-space predicts over the true root mean square error."""
+        return float(self.scale * self.folds / np.sqrt(np.mean(self.error**2)))
 
     @property
     def too_narrow(self) -> float:
@@ -78,6 +85,7 @@ def run(scan: FullScan, pattern: str, seed: int, truth: str, preset: str) -> Out
         result.image.numpy(),
         result.std.numpy(),
         result.uncertainty["samples"],
+        result.uncertainty["folds"],
         case.reference,
         result.warnings,
         dict(result.seconds),
@@ -122,7 +130,10 @@ def main() -> None:
                     outcomes.append(run(scan, pattern, seed, truth, args.preset))
                     sys.stderr.write(f"{outcomes[-1].label}: {sum(outcomes[-1].seconds.values()):.0f} s\n")
     out = sys.stdout
-    out.write("| case | sd/rmse | 50 % | 80 % | 95 % | rank 7x7 | warnings |\n|---|---|---|---|---|---|---|\n")
+    out.write(
+        "| case | folds/rmse | rmse/samples | sd/rmse | 50 % | 80 % | 95 % | rank 7x7 | warnings |\n"
+        "|---|---|---|---|---|---|---|---|---|\n"
+    )
     rows = []
     for outcome in outcomes:
         factors, widths = learn([o for o in outcomes if o.scan != outcome.scan])
@@ -132,7 +143,8 @@ def main() -> None:
             outcome.reference,
             dict(zip(PROBABILITIES, widths, strict=True)),
         )
-        values = [found[name] for name in ("sd_over_rmse", "coverage_50", "coverage_80", "coverage_95", "rank_7x7")]
+        values = [outcome.held_out_ratio, outcome.too_narrow]
+        values += [found[name] for name in ("sd_over_rmse", "coverage_50", "coverage_80", "coverage_95", "rank_7x7")]
         rows.append(values)
         words = " ".join(w for w in outcome.warnings if w == "LOWER_BOUND") or "-"
         out.write(f"| {outcome.label} | " + " | ".join(f"{v:.3f}" for v in values) + f" | {words} |\n")
