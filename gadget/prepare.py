@@ -167,8 +167,31 @@ def _off_grid(acquired: AcquiredFrame, data: np.ndarray, noise_std: float | None
     return frame, sampled.fov_mm, sampled.warnings
 
 
+def channels_of(head: ismrmrd.AcquisitionHeader) -> tuple[int, ...] | None:
+    """Numbers of a readout's channels in the order of its data, as coil labels count; None where it does not tell."""
+    numbers = tuple(
+        64 * word + bit for word, mask in enumerate(head.channel_mask) for bit in range(64) if mask >> bit & 1
+    )
+    return numbers if len(numbers) == head.active_channels else None
+
+
+def _match_channels(acq: ismrmrd.Acquisition, n_channels: int, channels: tuple[int, ...] | None) -> np.ndarray | None:
+    """Noise samples `(coil, n)` of the data's channels, or None where a channel is missing."""
+    own = channels_of(acq.getHead())
+    if channels is None or own is None or own == channels:
+        return acq.data if acq.data.shape[0] == n_channels else None
+    row = {number: i for i, number in enumerate(own)}
+    if not set(channels) <= row.keys():
+        return None
+    return acq.data[[row[number] for number in channels]]
+
+
 def make_whitener(
-    noise: list[ismrmrd.Acquisition], n_channels: int, mode: str, bandwidth: float | None
+    noise: list[ismrmrd.Acquisition],
+    n_channels: int,
+    mode: str,
+    bandwidth: float | None,
+    channels: tuple[int, ...] | None = None,
 ) -> Whitener | None:
     """Whitener from the noise readouts, or None where there is none to be had or wanted.
 
@@ -182,6 +205,9 @@ def make_whitener(
         The setting ``noise.whiten``.
     bandwidth
         relativeReceiverNoiseBandwidth of the header, or None.
+    channels
+        Numbers of the data's channels (see `channels_of`), by which those of a noise scan with other channels are
+        matched; None where senders do not tell.
 
     Raises
     ------
@@ -190,13 +216,18 @@ def make_whitener(
     """
     if mode == "off":
         return None
-    usable = [acq for acq in noise if acq.data.shape[0] == n_channels and np.isfinite(acq.data).all()]
-    if sum(acq.data.shape[1] for acq in usable) >= 2:
+    matched = [_match_channels(acq, n_channels, channels) for acq in noise]
+    usable = [samples for samples in matched if samples is not None and np.isfinite(samples).all()]
+    if sum(samples.shape[1] for samples in usable) >= 2:
         if mode == "upstream":
             logs.get().warning("noise.whiten=upstream, but noise readouts arrive, so nobody used them: used here")
-        return Whitener.from_readouts(usable, bandwidth)
+        return Whitener.from_samples(usable, float(noise[0].sample_time_us), bandwidth)
     if mode == "upstream":
         return Whitener.behind_noise_adjust(n_channels, bandwidth)
+    if noise:
+        logs.get().warning(
+            "none of the %d noise readouts has the data's %d channels: not whitened", len(noise), n_channels
+        )
     if mode == "on":
         raise DataError(
             310,

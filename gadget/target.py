@@ -94,7 +94,7 @@ def reconstruct_scan(link: Link, settings: GadgetSettings, header: Any) -> None:
     from gadget.buffer import AcquisitionBuffer
     from gadget.emit import Emitter
     from gadget.header import read_geometry
-    from gadget.prepare import make_whitener, prepare
+    from gadget.prepare import channels_of, make_whitener, prepare
     from gadget.sliding import SlidingBuffer
 
     log = logs.configure(settings.log)
@@ -110,10 +110,13 @@ def reconstruct_scan(link: Link, settings: GadgetSettings, header: Any) -> None:
         window = settings.window
         buffer = SlidingBuffer(geometry, settings.trigger, limits.max_buffer_bytes, window.shots, window.step)
     emitter = Emitter(settings, prior)
-    whitener, seen = None, (-1, -1)
+    whitener, seen = None, None
     for acquired in frames(link, buffer):
-        if seen != (seen := (len(buffer.noise), acquired.data.shape[1])):
-            whitener = make_whitener(buffer.noise, seen[1], settings.noise.whiten, geometry.noise_bandwidth)
+        n_channels, channels = acquired.data.shape[1], channels_of(acquired.heads[0])
+        if seen != (seen := (len(buffer.noise), n_channels, channels)):
+            whitener = make_whitener(
+                buffer.noise, n_channels, settings.noise.whiten, geometry.noise_bandwidth, channels
+            )
         prepared = prepare(acquired, whitener, settings)
         for image in reconstruct_frame(core, prepared, prior, settings, emitter):
             link.send(image)

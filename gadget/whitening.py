@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import ismrmrd
 import numpy as np
 
 from gadget import logs
@@ -49,7 +48,7 @@ class Whitener:
     upstream: bool = False
 
     @classmethod
-    def from_readouts(cls, noise: list[ismrmrd.Acquisition], bandwidth: float | None) -> Whitener:
+    def from_samples(cls, noise: list[np.ndarray], dwell_us: float, bandwidth: float | None) -> Whitener:
         """Estimate it from noise readouts, complex `(coil, n)` each, all with the same coils.
 
         Raises
@@ -61,7 +60,7 @@ class Whitener:
 
         from pogmdm_core.noise import noise_covariance, whitening_matrix
 
-        samples = np.concatenate([acq.data for acq in noise], axis=1)
+        samples = np.concatenate(noise, axis=1)
         covariance = noise_covariance(torch.from_numpy(samples))
         matrix, live = whitening_matrix(covariance)
         variance = torch.diagonal(covariance).real[live]
@@ -69,7 +68,7 @@ class Whitener:
         whitener = cls(
             matrix=(scale * matrix).numpy().astype(np.complex64),
             scale=scale,
-            dwell_us=float(noise[0].sample_time_us),
+            dwell_us=dwell_us,
             bandwidth=bandwidth if bandwidth is not None else 1.0,
             n_dead=len(samples) - len(live),
         )

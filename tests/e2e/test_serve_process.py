@@ -156,6 +156,7 @@ def footprint(pid):
     return int(sizes["VmRSS"]), len(list(Path(f"/proc/{pid}/fd").iterdir())), int(sizes["Threads"])
 
 
+@pytest.mark.fault("F53")
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")

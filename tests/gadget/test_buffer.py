@@ -215,6 +215,7 @@ def test_readouts_without_samples_are_refused():
         feed(scan, acquisitions)
 
 
+@pytest.mark.fault("F51")
 def test_buffer_is_bounded():
     scan = Scan(last_flags=False)
     with pytest.raises(DataError, match="E306 .*max_buffer_bytes = 40000"):

@@ -8,7 +8,7 @@ from gadget.buffer import AcquisitionBuffer
 from gadget.errors import DataError
 from gadget.header import read_geometry
 from gadget.placement import sample_columns
-from gadget.prepare import make_whitener, prepare
+from gadget.prepare import channels_of, make_whitener, prepare
 from gadget.settings import load
 from pogmdm_core.noise import estimate_frame_noise
 
@@ -140,6 +140,44 @@ def test_whitening_on_needs_a_noise_scan_and_off_ignores_it():
 
 
 @pytest.mark.fault("F38")
+def with_channels(acq, numbers):
+    """The readout with only some of its channels, numbered as they were."""
+    head = acq.getHead()
+    head.active_channels, head.available_channels = len(numbers), len(numbers)
+    head.channel_mask[0] = sum(1 << number for number in numbers)
+    return ismrmrd.Acquisition(head, data=np.ascontiguousarray(acq.data[list(numbers)]))
+
+
+@pytest.mark.fault("F32")
+def test_noise_of_more_channels_is_matched_by_channel_number(caplog):
+    scan = Scan()
+    readouts = scan.acquisitions()
+    noise = [with_channels(a, range(4)) for a in readouts if a.isFlagSet(ismrmrd.ACQ_IS_NOISE_MEASUREMENT)]
+    kept = (0, 2, 3)
+    imaging = with_channels(next(a for a in readouts if not a.isFlagSet(ismrmrd.ACQ_IS_NOISE_MEASUREMENT)), kept)
+    assert channels_of(imaging.getHead()) == kept
+    found = make_whitener(noise, 3, "auto", None, kept)
+    expected = make_whitener([with_channels(a, kept) for a in noise], 3, "auto", None, kept)
+    np.testing.assert_array_equal(found.matrix, expected.matrix)
+    # a channel the noise scan lacks: no whitening, and a word about it
+    assert make_whitener([with_channels(a, (0, 1, 2)) for a in noise], 3, "auto", None, kept) is None
+    assert "not whitened" in caplog.text
+
+
+@pytest.mark.fault("F32")
+def test_channels_are_counted_where_the_sender_does_not_number_them():
+    scan = Scan()
+    noise = []
+    for acq in scan.acquisitions():
+        if acq.isFlagSet(ismrmrd.ACQ_IS_NOISE_MEASUREMENT):
+            head = acq.getHead()
+            head.channel_mask[0] = 0
+            noise.append(ismrmrd.Acquisition(head, data=acq.data))
+    assert channels_of(noise[0].getHead()) is None
+    assert make_whitener(noise, scan.n_coils, "auto", None, (0, 2, 5, 7)) is not None
+    assert make_whitener(noise, scan.n_coils - 1, "auto", None, (0, 2, 5)) is None
+
+
 def test_dead_channel_is_dropped():
     scan = Scan()
     acquisitions = scan.acquisitions()
