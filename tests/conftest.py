@@ -4,6 +4,9 @@ import os
 import sys
 from pathlib import Path
 
+# Problems here are small, and threads that wait for each other on a busy machine cost minutes; children inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import ismrmrd  # noqa: F401 - first: importing it resets the warnings filter, a lazy import inside a test would too
 import pytest
 

@@ -14,7 +14,7 @@ from pogmdm_core.settings import CoilSettings, SamplerSettings
 SHAPE = (16, 12)
 ETA = 0.2
 LEVEL = 0.15
-N_DRAWS = 300
+N_DRAWS = 160
 
 
 class PixelMixture:
@@ -49,7 +49,7 @@ def test_mean_and_variance_are_those_of_the_posterior(name):
     frame = KSpaceFrame.cartesian(centred_fft(data)[None], torch.ones(SHAPE, dtype=torch.bool), ETA)
     settings = SamplerSettings(
         method="langevin",
-        n_steps=400,
+        n_steps=300,
         start_level=LEVEL * 1.001,
         end_level=LEVEL,
         langevin_step=0.05,
