@@ -140,6 +140,7 @@ def _rebuild(card: Card, tensors: dict[str, torch.Tensor], name: str) -> Prior:
             123,
             f"weights {name}: '{wrong[0]}' is {found.get(wrong[0], 'missing')}, "
             f"expected {expected.get(wrong[0], 'nothing of that name')}.",
+            "If another version made them, train them again: pogmdm train.",
         )
     for key, value in tensors.items():
         if not value.dtype.is_floating_point or not bool(torch.isfinite(value).all()):
