@@ -42,7 +42,7 @@ def direct_grid(experts: GridMixtureExperts) -> Score:
 def direct_scales(experts: ScaleMixtureExperts) -> Score:
     def score(u: torch.Tensor, levels: torch.Tensor, widths: torch.Tensor) -> torch.Tensor:
         variance = widths[:, None] ** 2 * (experts.scales() ** 2 + levels[:, None, None] ** 2)
-        log_rho = torch.log_softmax(experts.logits, dim=1) - 0.5 * torch.log(variance)
+        log_rho = experts.log_weights(levels) - 0.5 * torch.log(variance)
         rho = torch.softmax(log_rho[:, :, None] - u[..., None] ** 2 / (2 * variance[:, :, None]), dim=-1)
         precision = (rho / variance[:, :, None]).sum(-1)
         power = widths**2 * experts._relative_exponents(levels)
