@@ -14,9 +14,6 @@ from gadget.frames import AcquiredFrame, FrameKey, assemble
 from gadget.header import ScanGeometry
 from gadget.partitions import slice_encoding, to_slices
 
-# Calibration lines of these scans are no samples of the image: other contrast, other grid.
-_FOREIGN_CALIBRATION = ("separate", "external")
-
 # Readouts that come after their frame was completed make a frame of their own only if they are
 # at least this share of it; fewer are stray lines.
 _LATE_SHARE = 0.25
@@ -112,7 +109,7 @@ class AcquisitionBuffer:
 
     def _belongs_to_image(self, kind: Kind, key: FrameKey) -> bool:
         if kind is Kind.CALIBRATION:
-            return self.geometry.encoding(key.encoding).calibration not in _FOREIGN_CALIBRATION
+            return not self.geometry.encoding(key.encoding).has_foreign_calibration
         return kind in (Kind.IMAGING, Kind.CALIBRATION_AND_IMAGING)
 
     def _flagged(self, head: ismrmrd.AcquisitionHeader, key: FrameKey) -> list[FrameKey]:

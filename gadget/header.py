@@ -66,6 +66,11 @@ class Encoding:
     spokes: str = ""
     n_shots: int | None = None
 
+    @property
+    def has_foreign_calibration(self) -> bool:
+        """Whether calibration lines are no samples of the image: other contrast, other grid."""
+        return self.calibration in ("separate", "external")
+
     def row(self, encode_step: int) -> int:
         """Row of the encoded matrix (centre at ny // 2) that a phase-encoding step belongs to."""
         return encode_step + self.encoded.matrix[1] // 2 - self.centre_row

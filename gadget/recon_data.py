@@ -32,7 +32,6 @@ _MAX_BITS = 256  # encoding spaces of one scan; real ones have a handful
 _HEAD_BYTES = ctypes.sizeof(ismrmrd.AcquisitionHeader)
 # 2 x 3 fields of view (float32), 2 x 3 matrix sizes (uint16), 3 x (min, centre, max) (uint16)
 _DESCRIPTION_BYTES = 2 * 3 * 4 + 2 * 3 * 2 + 3 * 3 * 2
-_FOREIGN_CALIBRATION = ("separate", "external")
 
 _T = TypeVar("_T")
 CheckBytes = Callable[[str, int], None]
@@ -147,7 +146,7 @@ def _frame(bit: ReconBit, index: tuple[int, int, int], geometry: ScanGeometry) -
         return None  # e.g. a repetition that was not acquired
     key = FrameKey.of(next(iter(lines.values())).getHead())
     encoding = geometry.encoding(key.encoding)
-    if bit.ref is not None and encoding.calibration not in _FOREIGN_CALIBRATION:
+    if bit.ref is not None and not encoding.has_foreign_calibration:
         own, ref = bit.data.data.shape, bit.ref.data.shape
         if (own[0], own[3]) != (ref[0], ref[3]) or index[2] >= ref[6]:
             logs.get().warning(

@@ -105,10 +105,8 @@ def reconstruct_scan(link: Link, settings: GadgetSettings, header: Any) -> None:
 
     core = resolve_core()
     prior = core.load_prior(settings.prior)
-    buffer = AcquisitionBuffer(geometry, settings.trigger, limits.max_buffer_bytes)
-    if settings.window.shots:
-        window = settings.window
-        buffer = SlidingBuffer(geometry, settings.trigger, limits.max_buffer_bytes, window.shots, window.step)
+    window, holds = settings.window, (geometry, settings.trigger, limits.max_buffer_bytes)
+    buffer = SlidingBuffer(*holds, window.shots, window.step) if window.shots else AcquisitionBuffer(*holds)
     emitter = Emitter(settings, prior)
     whitener, seen = None, None
     for acquired in frames(link, buffer):
@@ -138,12 +136,8 @@ def frames(link: Link, buffer: AcquisitionBuffer) -> Iterator[AcquiredFrame]:
                 link.send(item)
                 n_passed += 1
                 continue
-            if isinstance(item, tuple):
-                for frame in frames_of(item, buffer.geometry):
-                    n_frames += 1
-                    yield frame
-                continue
-            for frame in buffer.add(item):
+            # a tuple is ReconData, else an acquisition
+            for frame in frames_of(item, buffer.geometry) if isinstance(item, tuple) else buffer.add(item):
                 n_frames += 1
                 yield frame
     except TransportError as error:

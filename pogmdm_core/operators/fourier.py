@@ -24,6 +24,15 @@ def centred_ifft(kspace: torch.Tensor, axes: tuple[int, ...] = _AXES) -> torch.T
     return torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(kspace, axes), dim=axes, norm="ortho"), axes)
 
 
+def line_axis(mask: torch.Tensor) -> int | None:
+    """Axis along which lines were left out (0: ky, 1: kx), or None for a two-dimensional pattern."""
+    if bool((mask == mask[:, :1]).all()):
+        return 0
+    if bool((mask == mask[:1, :]).all()):
+        return 1
+    return None
+
+
 class CartesianFourier(LinearOperator):
     """Fourier transform followed by a sampling mask.
 
@@ -47,13 +56,9 @@ class CartesianFourier(LinearOperator):
         self.shape = (int(mask.shape[0]), int(mask.shape[1]))
         self.sample_shape = self.shape
         self.n_samples = int(mask.sum())
-        # the one axis along which samples were left out, or None for a two-dimensional pattern
-        self._axis: int | None = None
-        pattern = mask
-        if bool((mask == mask[:, :1]).all()):
-            self._axis, pattern = -2, mask[:, :1]
-        elif bool((mask == mask[:1, :]).all()):
-            self._axis, pattern = -1, mask[:1, :]
+        axis = line_axis(mask)
+        self._axis = None if axis is None else axis - 2  # images may have axes in front
+        pattern = mask if axis is None else mask.narrow(1 - axis, 0, 1)
         self._pattern = torch.fft.ifftshift(pattern).to(torch.float32)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

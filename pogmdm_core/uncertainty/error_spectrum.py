@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 
 from pogmdm_core.frame import KSpaceFrame
-from pogmdm_core.uncertainty.folds import CENTRE, grid_positions, line_axis, line_positions, positions
+from pogmdm_core.operators.fourier import line_axis
+from pogmdm_core.uncertainty.folds import CENTRE, grid_positions, line_positions, positions
 
 N_BANDS = 10
 _FREQUENCY = 0.1  # cycles/pixel, where f counts as 1

@@ -12,6 +12,7 @@ from enum import Enum
 import torch
 
 from pogmdm_core.frame import KSpaceFrame
+from pogmdm_core.operators.fourier import line_axis
 
 CENTRE = 0.04  # cycles/pixel: lines and points nearer to DC than this are never left out
 
@@ -29,15 +30,6 @@ def sampling_of(frame: KSpaceFrame) -> Sampling:
     if frame.mask is None:
         return Sampling.SHOTS
     return Sampling.POINTS if line_axis(frame.mask) is None else Sampling.LINES
-
-
-def line_axis(mask: torch.Tensor) -> int | None:
-    """Axis along which lines were left out (0: ky, 1: kx), or None for a two-dimensional pattern."""
-    if bool((mask == mask[:, :1]).all()):
-        return 0
-    if bool((mask == mask[:1, :]).all()):
-        return 1
-    return None
 
 
 def positions(frame: KSpaceFrame) -> tuple[torch.Tensor, torch.Tensor]:
