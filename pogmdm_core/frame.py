@@ -100,8 +100,8 @@ class KSpaceFrame:
             Image matrix `(ny, nx)`. For an object larger than the field of view enlarge both, and
             `traj` in proportion (cycles per the larger field of view).
         density
-            `(n,)` weights >= 0, any scale: they shape the gridded image and preconditioners, never the
-            likelihood. None computes them.
+            `(n,)` weights >= 0, any scale: they shape the gridded image (`zero_filled`), never the
+            reconstruction. None computes them.
         noise_std
             See the class.
         shot

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 
@@ -172,8 +173,11 @@ def choose_device(name: str) -> torch.device:
 
 
 def image_scale(frame: KSpaceFrame) -> float:
-    """Return the intensity taken as 1: the 99.9 % quantile of the zero-filled RSS image."""
-    flat = zero_filled(frame).flatten()
+    """Return the intensity taken as 1: the 99.9 % quantile of the zero-filled RSS image.
+
+    Off the grid with computed density weights, so that supplied ones do not change the reconstruction.
+    """
+    flat = zero_filled(replace(frame, density=None)).flatten()
     rank = min(flat.numel() - 1, int(_SCALE_QUANTILE * flat.numel()))
     return float(flat.kthvalue(rank + 1).values)
 

@@ -245,3 +245,18 @@ def test_noise_from_the_outermost_samples():
     samples = noise + 1e4 * (torch.hypot(*k) < 20)
     frame = KSpaceFrame.noncartesian(samples, k, (64, 64))
     assert estimate_frame_noise(frame) == pytest.approx(0.2, rel=0.05)
+
+
+def test_supplied_density_weights_change_the_preview_only():
+    """The same scan with and without a column of weights gives the same image."""
+    shape = (24, 24)
+    k, shot = radial(16, shape)
+    samples = 24 * Phantom.head(3).kspace(k)
+    ramp = torch.hypot(*k) + 0.5
+    plain, weighted = (
+        KSpaceFrame.noncartesian(samples, k, shape, density, noise_std=0.01, shot=shot) for density in (None, ramp)
+    )
+    settings = Settings(n_samples=2, n_steps=4, map_steps=20, device="cpu")
+    one, other = (reconstruct(frame, load_prior(), settings) for frame in (plain, weighted))
+    assert torch.equal(one.image, other.image) and torch.equal(one.std, other.std)
+    assert not torch.equal(zero_filled(plain), zero_filled(weighted))
