@@ -1,12 +1,14 @@
 """Learn the factors of the calibrated standard deviation, and show what it is worth on scans it was not learned from.
 
     python benchmarks/calibration.py SCAN_full.h5 SCAN_full.h5 ... [--patterns cartesian4,gaussian8] [--seeds 0,1,2]
+        [--raw langevin,paper]
 
 Every scan is undersampled with every pattern and seed, with its own noisy samples as truth (real) and with an exact
 truth and fresh noise (synthetic), and reconstructed with a shipped preset. Leave one scan out: the factor by which
 samples are too narrow (geometric mean of true error over spread, per way of sampling) and the half-widths of the
 50, 80 and 95 % intervals (mean over cases of the quantiles of |error| / standard deviation) come from the other
-scans. The last lines are the factors from all scans: what `pogmdm_core.settings` ships.
+scans. Beside it, what the samples say by themselves: their mean, their spread, Gaussian intervals; with --raw also of
+other samplers. The last lines are the factors from all scans: what `pogmdm_core.settings` ships.
 """
 
 from __future__ import annotations
@@ -23,9 +25,10 @@ import torch
 
 from gadget.evaluate.data import FullScan, read_full_scan
 from gadget.evaluate.metrics import Reference, least_squares_scale, uncertainty_metrics
-from gadget.evaluate.truth import make_case
+from gadget.evaluate.truth import Case, make_case
 from gadget.settings import load
-from pogmdm_core import load_prior, reconstruct
+from pogmdm_core import ReconResult, load_prior, reconstruct
+from pogmdm_core.frame import GAUSSIAN_FACTORS
 from pogmdm_core.uncertainty.folds import sampling_of
 
 PROBABILITIES = (0.5, 0.8, 0.95)
@@ -36,7 +39,7 @@ class Outcome:
     """One reconstruction with all sample factors at 1.
 
     `std` `(y, x)` is scaled by the geometric mean of both scales; `spread` is that of the raw samples,
-    `folds` what held-out k-space predicts.
+    `folds` what held-out k-space predicts; `raw` measures the samples without either.
     """
 
     scan: str
@@ -44,6 +47,7 @@ class Outcome:
     sampling: str
     image: np.ndarray
     std: np.ndarray
+    raw: dict[str, float]
     spread: float
     folds: float
     reference: Reference
@@ -72,18 +76,33 @@ class Outcome:
         return float(np.sqrt(np.mean(self.error**2)) / (self.scale * self.spread))
 
 
-def run(scan: FullScan, pattern: str, seed: int, truth: str, preset: str) -> Outcome:
-    case = make_case(scan, truth, pattern, seed)
+def raw_metrics(result: ReconResult, reference: Reference) -> dict[str, float]:
+    """Metrics of the mean of the samples and their standard deviation, as they are."""
+    assert result.samples is not None and result.mean is not None  # noqa: S101 - a benchmark
+    return uncertainty_metrics(result.mean.numpy(), result.samples.std(0).numpy(), reference, GAUSSIAN_FACTORS)
+
+
+def run_raw(case: Case, sampler: str) -> dict[str, float]:
+    """Metrics of another sampler: ``langevin`` with the default prior, or the preset ``paper``."""
+    if sampler == "paper":
+        settings = load(preset="paper")
+    else:
+        settings = load(overrides={"uncertainty.method": "samples", "sampler.method": sampler, "sampler.map_steps": 0})
+    return raw_metrics(reconstruct(case.frame, load_prior(settings.prior), settings), case.reference)
+
+
+def run(case: Case, scan: FullScan, label: str, preset: str) -> Outcome:
     ones = {f"uncertainty.sample_factors.{name}": 1.0 for name in ("lines", "points", "shots")}
     settings = load(preset=preset, overrides={"uncertainty.method": "calibrated", **ones})
     result = reconstruct(case.frame, load_prior(settings.prior), settings)
     assert result.std is not None  # noqa: S101 - a benchmark
     return Outcome(
         scan.name,
-        f"{scan.name} {pattern} seed {seed} {truth}",
+        label,
         sampling_of(case.frame).value,
         result.image.numpy(),
         result.std.numpy(),
+        raw_metrics(result, case.reference),
         result.uncertainty["samples"],
         result.uncertainty["folds"],
         case.reference,
@@ -119,23 +138,28 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--truths", default="real,synthetic")
     parser.add_argument("--preset", default="default")
+    parser.add_argument("--raw", default="", help="other samplers: langevin, paper")
     args = parser.parse_args()
     torch.set_num_threads(1)
     outcomes: list[Outcome] = []
+    others: list[dict[str, dict[str, float]]] = []
     for path in args.scans:
         scan = read_full_scan(path)
         for pattern in args.patterns.split(","):
             for seed in map(int, args.seeds.split(",")):
                 for truth in args.truths.split(","):
-                    outcomes.append(run(scan, pattern, seed, truth, args.preset))
+                    case = make_case(scan, truth, pattern, seed)
+                    outcomes.append(run(case, scan, f"{scan.name} {pattern} seed {seed} {truth}", args.preset))
+                    others.append({name: run_raw(case, name) for name in args.raw.split(",") if name})
                     sys.stderr.write(f"{outcomes[-1].label}: {sum(outcomes[-1].seconds.values()):.0f} s\n")
     out = sys.stdout
-    out.write(
-        "| case | folds/rmse | rmse/samples | sd/rmse | 50 % | 80 % | 95 % | rank 7x7 | warnings |\n"
-        "|---|---|---|---|---|---|---|---|---|\n"
-    )
+    shown = ("sd_over_rmse", "coverage_50", "coverage_80", "coverage_95", "rank_7x7")
+    heads = ["case", "folds/rmse", "rmse/samples", "sd/rmse", "50 %", "80 %", "95 %", "rank 7x7"]
+    raw_names = ["renoise", *others[0]]
+    heads += [f"raw {name}: {what}" for name in raw_names for what in ("sd/rmse", "95 %", "rank")]
+    out.write("| " + " | ".join([*heads, "warnings"]) + " |\n" + "|---" * (len(heads) + 1) + "|\n")
     rows = []
-    for outcome in outcomes:
+    for outcome, other in zip(outcomes, others, strict=True):
         factors, widths = learn([o for o in outcomes if o.scan != outcome.scan])
         found = uncertainty_metrics(
             outcome.image,
@@ -143,10 +167,11 @@ def main() -> None:
             outcome.reference,
             dict(zip(PROBABILITIES, widths, strict=True)),
         )
-        values = [outcome.held_out_ratio, outcome.too_narrow]
-        values += [found[name] for name in ("sd_over_rmse", "coverage_50", "coverage_80", "coverage_95", "rank_7x7")]
+        values = [outcome.held_out_ratio, outcome.too_narrow, *(found[name] for name in shown)]
+        for raw in ({"renoise": outcome.raw} | other).values():
+            values += [raw[name] for name in ("sd_over_rmse", "coverage_95", "rank_7x7")]
         rows.append(values)
-        words = " ".join(w for w in outcome.warnings if w == "LOWER_BOUND") or "-"
+        words = " ".join(w for w in outcome.warnings if w in ("LOWER_BOUND", "SCALE_UNCERTAIN")) or "-"
         out.write(f"| {outcome.label} | " + " | ".join(f"{v:.3f}" for v in values) + f" | {words} |\n")
     out.write("| mean | " + " | ".join(f"{v:.3f}" for v in np.mean(rows, axis=0)) + " | |\n")
     factors, widths = learn(outcomes)

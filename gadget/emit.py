@@ -69,6 +69,7 @@ class Emitter:
             "UncertaintyIntervals": _listed(result.interval_factors) if result.std is not None else "none",
             "NoiseStd": f"{result.noise_std:.6g}",
             "NoiseLevel": f"{result.noise_level:.6g}",
+            "PriorWeight": f"{result.prior_weight:g}",
             "DataResidual": f"{result.data_residual:.4f}",
             "Status": result.status.value,
             "Duration": f"{sum(result.seconds.values()):.2f}",

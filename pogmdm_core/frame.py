@@ -250,6 +250,8 @@ class ReconResult:
     noise_std, noise_level
         Noise per real/imaginary part in input units, and the level actually used in the
         likelihood (at least the noise; larger when the warm start's residual shows a model error).
+    prior_weight
+        Weight of the prior against the data in the MAP image.
     data_residual
         Root of the mean squared k-space residual of the MAP image (else the warm start) over the noise: 1 means
         "to the noise".
@@ -286,6 +288,7 @@ class ReconResult:
     estimate: str = "map"
     noise_std: float = 0.0
     noise_level: float = 0.0
+    prior_weight: float = 1.0
     data_residual: float = 0.0
     scale: float = 1.0
     n_samples: int = 0

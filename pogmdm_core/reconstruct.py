@@ -1,33 +1,32 @@
 """From a k-space frame to image, uncertainty and coils: the whole computation on one screen.
 
-scale -> joint warm start (image and coils) -> MAP image -> held-out folds -> posterior samples ->
+scale -> joint warm start (image and coils) -> MAP image, judged on held-out folds -> posterior samples ->
 standard deviation -> back to the units of the input.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 
 from pogmdm_core.density import gridded_coil_images
 from pogmdm_core.errors import ComputeError, ConfigError
-from pogmdm_core.frame import GAUSSIAN_FACTORS, KSpaceFrame, Progress, ReconResult, SamplerStatus
-from pogmdm_core.map_estimate import MapEstimate, level_for, map_estimate
+from pogmdm_core.frame import GAUSSIAN_FACTORS, KSpaceFrame, ReconResult, SamplerStatus
+from pogmdm_core.judged_map import judged_map
+from pogmdm_core.map_estimate import level_for
 from pogmdm_core.noise import estimate_frame_noise
 from pogmdm_core.operators.encoding import EncodingModel, root_sum_of_squares
 from pogmdm_core.operators.fourier import CartesianFourier, fourier_operator
 from pogmdm_core.posterior import RunningMoments
 from pogmdm_core.prior.model import Prior
 from pogmdm_core.restarts import draw_with_restarts
+from pogmdm_core.run import ProgressHook, Run, StopHook
 from pogmdm_core.sampler import Diverged, sample
 from pogmdm_core.settings import SamplerSettings, Settings
 from pogmdm_core.uncertainty.combine import Uncertainty, combine
-from pogmdm_core.uncertainty.folds import sampling_of, split
-from pogmdm_core.uncertainty.held_out import HeldOut, held_out
+from pogmdm_core.uncertainty.folds import sampling_of
 from pogmdm_core.warm_start import WarmStart, acs_start, nlinv, smooth_phase_into_coils, zero_filled_start
 
 _SCALE_QUANTILE = 0.999
@@ -35,9 +34,6 @@ _MODEL_ERROR = 3.0  # a warm start's residual above this times the noise is take
 _LEAST_NOISE = 1e-4  # of the image scale: keeps noise-free simulations well conditioned
 _AUTO_BATCH_BYTES = 2**28
 _TINY = torch.finfo(torch.float32).tiny
-
-ProgressHook = Callable[[Progress], object]
-StopHook = Callable[[], bool]
 
 
 def zero_filled(frame: KSpaceFrame) -> torch.Tensor:
@@ -94,7 +90,7 @@ def reconstruct(
             "Lower it or choose another prior.",
         )
     frame, prior = frame.to(device), prior.to(device)
-    run = _Run(progress, should_stop)
+    run = Run(progress, should_stop)
     noise_std = frame.noise_std or estimate_frame_noise(frame)
     scale = image_scale(frame)
     if scale == 0:
@@ -104,23 +100,19 @@ def reconstruct(
     with run.timed("warm start"):
         start = _warm_start(model, settings, noise_std / scale, run)
     noise_level = _noise_level(model, start, noise_std / scale, run)
-    with run.timed("MAP"):
-        found = _map(model, prior, start, noise_level, settings, run)
-    held = None
-    if found is not None and method in ("calibrated", "folds"):
-        with run.timed("folds"):
-            held = _held_out(model, prior, start, found, noise_level, noise_std, settings, run)
+    found = judged_map(model, prior, start, noise_level, noise_std / scale, settings, run)
     with run.timed("samples"):
         magnitudes = _magnitudes(model, prior, start, noise_level, n_samples, settings, run)
 
     moments = RunningMoments(frame.shape)
     for magnitude in magnitudes:
         moments.add(magnitude * scale)
-    best = found if found is not None else start.image
+    best = found.image if found is not None else start.image
     magnitude = best.abs().cpu() * scale
     estimate = _choose_estimate(found is not None, len(magnitudes))
     if method in ("calibrated", "folds"):
         factor = settings.uncertainty.sample_factors[sampling_of(frame).value]
+        held = None if found is None else found.held
         uncertainty = combine(best.abs().cpu(), held, magnitudes, noise_std / scale, factor).times(scale)
         run.warnings.extend(uncertainty.warnings)
     else:
@@ -141,6 +133,7 @@ def reconstruct(
         estimate=estimate,
         noise_std=noise_std,
         noise_level=noise_level * scale,
+        prior_weight=1.0 if found is None else found.weight,
         data_residual=model.residual_std(best, start.csm) * scale / max(noise_std, _TINY),
         scale=scale,
         n_samples=moments.count,
@@ -182,37 +175,7 @@ def image_scale(frame: KSpaceFrame) -> float:
     return float(flat.kthvalue(rank + 1).values)
 
 
-class _Run:
-    """What accompanies a reconstruction: progress, cancellation, timings, status and warnings."""
-
-    def __init__(self, progress: ProgressHook | None, should_stop: StopHook | None) -> None:
-        self._progress, self._should_stop = progress, should_stop
-        self.seconds: dict[str, float] = {}
-        self.status, self.detail = SamplerStatus.OK, ""
-        self.warnings: list[str] = []
-
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        begin = time.monotonic()
-        yield
-        self.seconds[stage] = time.monotonic() - begin
-
-    def reporter(self, stage: str, before: int = 0, total: int | None = None) -> Callable[[int, int], None] | None:
-        if self._progress is None:
-            return None
-        hook = self._progress
-        return lambda done, steps: (hook(Progress(stage, before + done, total or steps)), None)[1]
-
-    def should_stop(self) -> bool:
-        if self._should_stop is not None and self.status is not SamplerStatus.CANCELLED and self._should_stop():
-            self.end(SamplerStatus.CANCELLED, "cancelled by the caller")
-        return self.status is SamplerStatus.CANCELLED
-
-    def end(self, status: SamplerStatus, detail: str) -> None:
-        self.status, self.detail = status, detail
-
-
-def _warm_start(model: EncodingModel, settings: Settings, eta: float, run: _Run) -> WarmStart:
+def _warm_start(model: EncodingModel, settings: Settings, eta: float, run: Run) -> WarmStart:
     if settings.coils.init == "zero_filled":
         return zero_filled_start(model)
     if settings.coils.init == "acs":
@@ -234,7 +197,7 @@ def _warm_start(model: EncodingModel, settings: Settings, eta: float, run: _Run)
     return zero_filled_start(model)
 
 
-def _noise_level(model: EncodingModel, start: WarmStart, eta: float, run: _Run) -> float:
+def _noise_level(model: EncodingModel, start: WarmStart, eta: float, run: Run) -> float:
     """Noise of the likelihood: the measured one unless the model plainly does not fit the data."""
     eta = max(eta, _LEAST_NOISE)
     residual = model.residual_std(start.image, start.csm)
@@ -244,68 +207,6 @@ def _noise_level(model: EncodingModel, start: WarmStart, eta: float, run: _Run) 
     return eta
 
 
-def _estimate(
-    model: EncodingModel,
-    prior: Prior,
-    csm: torch.Tensor,
-    image: torch.Tensor,
-    noise_level: float,
-    settings: Settings,
-    report: Callable[[int, int], None] | None,
-    run: _Run,
-) -> MapEstimate:
-    sampler = settings.sampler
-    level = sampler.map_level or level_for(noise_level)
-    return map_estimate(
-        model,
-        prior,
-        csm,
-        image,
-        noise_level,
-        level,
-        sampler.map_steps,
-        sampler.map_tolerance,
-        report,
-        run.should_stop,
-    )
-
-
-def _map(
-    model: EncodingModel, prior: Prior, start: WarmStart, noise_level: float, settings: Settings, run: _Run
-) -> torch.Tensor | None:
-    """MAP image, or None when it is switched off, time was up before it, or it diverged (the status says so)."""
-    if settings.sampler.map_steps == 0 or run.status is SamplerStatus.CANCELLED:
-        return None
-    report = run.reporter("MAP")
-    found = _estimate(model, prior, start.csm, start.image, noise_level, settings, report, run)
-    if bool(torch.isfinite(torch.view_as_real(found.image)).all()):
-        return found.image
-    run.end(SamplerStatus.DIVERGED, f"the MAP estimate diverged within {found.n_steps} steps")
-    return None
-
-
-def _held_out(
-    model: EncodingModel,
-    prior: Prior,
-    start: WarmStart,
-    image: torch.Tensor,
-    noise_level: float,
-    noise_std: float,
-    settings: Settings,
-    run: _Run,
-) -> HeldOut | None:
-    """Folds of the scan, each reconstructed by the MAP estimate and its stopping rule, from the image of all data."""
-    folds = split(model.frame, settings.uncertainty.n_folds, settings.sampler.seed)
-    total = len(folds) * settings.sampler.map_steps
-    numbers = iter(range(len(folds)))
-
-    def without(part: EncodingModel) -> torch.Tensor:
-        report = run.reporter("folds", next(numbers) * settings.sampler.map_steps, total)
-        return _estimate(part, prior, start.csm, image, noise_level, settings, report, run).image
-
-    return held_out(model, start.csm, image, noise_std / model.scale, folds, without, run.should_stop)
-
-
 def _magnitudes(
     model: EncodingModel,
     prior: Prior,
@@ -313,7 +214,7 @@ def _magnitudes(
     noise_level: float,
     n_samples: int,
     settings: Settings,
-    run: _Run,
+    run: Run,
 ) -> list[torch.Tensor]:
     """Magnitudes of all posterior samples, drawn batch by batch, on the CPU, units of the scale."""
     sampler = settings.sampler

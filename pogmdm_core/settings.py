@@ -54,6 +54,13 @@ class SamplerSettings(Section):
         None, gt=0, le=0.5, description="noise level at which the MAP prior is taken; empty: from the noise"
     )
     map_tolerance: float = Field(1e-4, ge=0, lt=1, description="relative change at which the MAP stops")
+    prior_weight: float | None = Field(
+        None,
+        gt=0,
+        le=10,
+        description="weight of the prior against the data in the MAP; empty: 1 or 0.5, whichever predicts held-out "
+        "k-space better (uncertainty.method calibrated or folds), else 1",
+    )
 
     @model_validator(mode="after")
     def _likelihood_belongs_to_method(self) -> SamplerSettings:

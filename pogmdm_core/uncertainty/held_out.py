@@ -26,12 +26,15 @@ class HeldOut:
         Mean over folds of the squared change of the magnitude, float32 `(y, x)`, on the CPU.
     spectrum
         Where in k-space the error is.
+    misfit
+        Root mean square error of the predicted samples per real/imaginary part, noise included, units of the image.
     n_folds
         Folds that were finished.
     """
 
     spread: torch.Tensor
     spectrum: ErrorSpectrum
+    misfit: float
     n_folds: int
 
 
@@ -71,15 +74,17 @@ def held_out(
     squared = torch.zeros(frame.shape, device=image.device)
     errors: list[torch.Tensor] = []
     for fold in folds:
-        left_out = fold.to(image.device)
-        without = estimate(EncodingModel(frame.subset(~left_out), model.scale))
+        chosen = fold.to(image.device)
+        without = estimate(EncodingModel(frame.subset(~chosen), model.scale))
         if should_stop is not None and should_stop():
             break
-        misfit = operator.forward(without)[:, left_out] - frame.kspace[:, left_out] / model.scale
-        errors.append(misfit.abs().square().sum(0).cpu().double())
+        difference = operator.forward(without)[:, chosen] - frame.kspace[:, chosen] / model.scale
+        errors.append(difference.abs().square().sum(0).cpu().double())
         squared += (without.abs() - image.abs()) ** 2
     if not errors:
         return None
     noise = 2 * noise_std**2 * frame.n_coils
     spectrum = fit(frame, folds[: len(errors)], errors, noise)
-    return HeldOut((squared / len(errors)).cpu(), spectrum, len(errors))
+    left_out = torch.cat(errors)
+    misfit = float((left_out.mean() / (2 * frame.n_coils)).sqrt())
+    return HeldOut((squared / len(errors)).cpu(), spectrum, misfit, len(errors))

@@ -168,7 +168,7 @@ def held_of(rms: float, shape=(20, 20), untested=0.0) -> HeldOut:
     acquired = torch.zeros(shape, dtype=torch.bool)
     cells = torch.full(shape, 2 * rms**2, dtype=torch.float64)
     spread = torch.linspace(1, 2, shape[0])[:, None].expand(shape) * 1e-4
-    return HeldOut(spread, ErrorSpectrum(cells, acquired, untested), 4)
+    return HeldOut(spread, ErrorSpectrum(cells, acquired, untested), 0.1, 4)
 
 
 def draws(std: float, n: int, shape=(20, 20)) -> list[torch.Tensor]:

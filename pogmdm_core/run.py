@@ -1,0 +1,63 @@
+"""What accompanies a reconstruction: progress, cancellation, timings, status and warnings."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from pogmdm_core.frame import Progress, SamplerStatus
+
+ProgressHook = Callable[[Progress], object]
+StopHook = Callable[[], bool]
+
+
+class Run:
+    """One reconstruction under way.
+
+    Parameters
+    ----------
+    progress
+        Called with a `Progress` after every step, or None.
+    should_stop
+        Asked between steps; True ends the run with status CANCELLED. Or None.
+
+    Attributes
+    ----------
+    seconds
+        Wall time per stage.
+    status, detail
+        How it stands; OK until something ends it.
+    warnings
+        Short upper-case words.
+    """
+
+    def __init__(self, progress: ProgressHook | None, should_stop: StopHook | None) -> None:
+        self._progress, self._should_stop = progress, should_stop
+        self.seconds: dict[str, float] = {}
+        self.status, self.detail = SamplerStatus.OK, ""
+        self.warnings: list[str] = []
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the time of a block to a stage."""
+        begin = time.monotonic()
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - begin
+
+    def reporter(self, stage: str, before: int = 0, total: int | None = None) -> Callable[[int, int], None] | None:
+        """Return what a stage calls with (step, steps); `before` of `total` steps were made earlier."""
+        if self._progress is None:
+            return None
+        hook = self._progress
+        return lambda done, steps: (hook(Progress(stage, before + done, total or steps)), None)[1]
+
+    def should_stop(self) -> bool:
+        """Ask the caller, unless the answer is known."""
+        if self._should_stop is not None and self.status is not SamplerStatus.CANCELLED and self._should_stop():
+            self.end(SamplerStatus.CANCELLED, "cancelled by the caller")
+        return self.status is SamplerStatus.CANCELLED
+
+    def end(self, status: SamplerStatus, detail: str) -> None:
+        """Set status and detail."""
+        self.status, self.detail = status, detail
