@@ -167,7 +167,7 @@ class Emitter:
         facts = {
             **self._own,
             **own,
-            "Trajectory": prepared.acquired.trajectory_name,
+            "Trajectory": prepared.trajectory,
             "NoiseWhitened": "upstream" if prepared.whitened_upstream else prepared.whitened,
             "Warnings": " ".join(dict.fromkeys((*prepared.warnings, *warnings))) or "none",
         }

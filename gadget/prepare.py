@@ -46,6 +46,8 @@ class PreparedFrame:
         Short upper-case words.
     whitened_upstream
         Whether a gadget before this one did it.
+    trajectory
+        The header's word for it, and off the grid how the positions were read.
     """
 
     frame: KSpaceFrame
@@ -54,6 +56,7 @@ class PreparedFrame:
     whitened: bool
     warnings: tuple[str, ...]
     whitened_upstream: bool = False
+    trajectory: str = "cartesian"
 
 
 def prepare(acquired: AcquiredFrame, whitener: Whitener | None, settings: GadgetSettings) -> PreparedFrame:
@@ -86,7 +89,7 @@ def prepare(acquired: AcquiredFrame, whitener: Whitener | None, settings: Gadget
     else:
         warnings.append("NOT_WHITENED")
 
-    frame, fov_mm, more = (_on_grid if acquired.on_grid else _off_grid)(acquired, data, noise_std, settings)
+    frame, fov_mm, more, reading = (_on_grid if acquired.on_grid else _off_grid)(acquired, data, noise_std, settings)
     warnings += more
     if frame.noise_std is not None:
         # the outermost samples bound the noise from above, and hold little signal
@@ -116,6 +119,7 @@ def prepare(acquired: AcquiredFrame, whitener: Whitener | None, settings: Gadget
         whitened=whitener is not None,
         warnings=tuple(warnings),
         whitened_upstream=whitener is not None and whitener.upstream,
+        trajectory=f"{acquired.trajectory_name} ({reading})" if reading else acquired.trajectory_name,
     )
 
 
@@ -130,11 +134,11 @@ def compressed(frame: KSpaceFrame, n_virtual: int) -> KSpaceFrame:
     return replace(frame, kspace=torch.tensordot(matrix.to(torch.complex64), frame.kspace, dims=1))
 
 
-_Made = tuple["KSpaceFrame", tuple[float, float], tuple[str, ...]]
+_Made = tuple["KSpaceFrame", tuple[float, float], tuple[str, ...], str]
 
 
 def _on_grid(acquired: AcquiredFrame, data: np.ndarray, noise_std: float | None, _: GadgetSettings) -> _Made:
-    """Frame, field of view `(y, x)` in mm and warnings of Cartesian readouts."""
+    """Frame, field of view `(y, x)` in mm, warnings; nothing to say about where samples lie."""
     import torch
 
     from pogmdm_core import KSpaceFrame
@@ -145,11 +149,11 @@ def _on_grid(acquired: AcquiredFrame, data: np.ndarray, noise_std: float | None,
         # the core knows one noise level: that of the typical sample
         noise_std /= float(np.sqrt(np.median(grid.n_averages[mask])))
     kspace = torch.from_numpy(np.ascontiguousarray(grid.kspace))
-    return KSpaceFrame.cartesian(kspace, torch.from_numpy(mask), noise_std), grid.fov_mm, grid.warnings
+    return KSpaceFrame.cartesian(kspace, torch.from_numpy(mask), noise_std), grid.fov_mm, grid.warnings, ""
 
 
 def _off_grid(acquired: AcquiredFrame, data: np.ndarray, noise_std: float | None, settings: GadgetSettings) -> _Made:
-    """Frame, field of view `(y, x)` in mm and warnings of readouts with a trajectory."""
+    """Frame, field of view `(y, x)` in mm, warnings, and how positions were read, of readouts with a trajectory."""
     import torch
 
     from pogmdm_core import KSpaceFrame
@@ -164,7 +168,7 @@ def _off_grid(acquired: AcquiredFrame, data: np.ndarray, noise_std: float | None
         None if noise_std is None else noise_std * sampled.scale,
         torch.from_numpy(sampled.shot),
     )
-    return frame, sampled.fov_mm, sampled.warnings
+    return frame, sampled.fov_mm, sampled.warnings, sampled.reading
 
 
 def channels_of(head: ismrmrd.AcquisitionHeader) -> tuple[int, ...] | None:

@@ -54,6 +54,8 @@ class SampledFrame:
         Its field of view `(y, x)`, mm.
     scale
         What the samples were multiplied with.
+    reading
+        How the positions were read: columns and unit, or the angles' rule.
     warnings
         Short upper-case words.
     """
@@ -65,6 +67,7 @@ class SampledFrame:
     shape: tuple[int, int]
     fov_mm: tuple[float, float]
     scale: float
+    reading: str
     warnings: tuple[str, ...]
 
 
@@ -145,11 +148,10 @@ def sampled_frame(acquired: AcquiredFrame, data: np.ndarray, settings: Trajector
         shape=(int(grid[1]), int(grid[0])),
         fov_mm=(float(grid[1] * pixel[1]), float(grid[0] * pixel[0])),
         scale=scale,
+        reading=f"{scheme} spokes, not stored" if scheme else f"{columns}, unit {unit}",
         warnings=("DROPPED_POSITIONS",) if n_bad else (),
     )
-    source = f"{scheme} spokes, not stored" if scheme else columns
-    line = f"trajectory: {source}, unit {unit}, {found.k.shape[1]} samples in {len(data)} readouts, {n_bad} dropped"
-    return found, line
+    return found, f"trajectory: {found.reading}, {found.k.shape[1]} samples in {len(data)} readouts, {n_bad} dropped"
 
 
 def _measured(acquired: AcquiredFrame) -> np.ndarray:

@@ -340,3 +340,14 @@ def test_without_flags_frames_off_the_grid_wait_for_the_end():
     buffer = AcquisitionBuffer(read_geometry(header))
     assert [f for acq in acquisitions + more for f in buffer.add(acq)] == []
     assert [f.key.repetition for f in buffer.flush()] == [0, 1]
+
+
+@pytest.mark.fault("F26")
+def test_how_positions_were_read_goes_with_the_frame():
+    """Into the Meta of every image: a wrong guess must be visible there, not in the log alone."""
+    header, acquisitions = radial_scan()
+    assert prepared_of(header, acquisitions).trajectory == "radial (kxky, unit normalized)"
+    for acq in acquisitions:
+        acq.resize(acq.number_of_samples, acq.active_channels, 0)
+    found = prepared_of(header, acquisitions, **{"trajectory.radial": "golden"})
+    assert found.trajectory == "radial (golden spokes, not stored)"
