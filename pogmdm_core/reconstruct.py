@@ -18,7 +18,7 @@ from pogmdm_core.judged_map import judged_map
 from pogmdm_core.map_estimate import level_for
 from pogmdm_core.noise import estimate_frame_noise
 from pogmdm_core.operators.encoding import EncodingModel, root_sum_of_squares
-from pogmdm_core.operators.fourier import CartesianFourier, fourier_operator
+from pogmdm_core.operators.fourier import fourier_operator
 from pogmdm_core.posterior import RunningMoments
 from pogmdm_core.prior.model import Prior
 from pogmdm_core.restarts import draw_with_restarts
@@ -181,12 +181,10 @@ def _warm_start(model: EncodingModel, settings: Settings, eta: float, run: Run) 
     if settings.coils.init == "acs":
         start = acs_start(model)
     else:
-        # Cartesian scans gain from all steps; off the grid they amplify noise once the data are fitted
-        enough = 0.0 if isinstance(model.fourier, CartesianFourier) else eta
         start = nlinv(
             model,
             settings.coils.newton_steps,
-            noise_level=enough,
+            noise_level=eta,
             report=run.reporter("warm start"),
             should_stop=run.should_stop,
         )

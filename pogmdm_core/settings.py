@@ -83,11 +83,10 @@ class CoilSettings(Section):
         "nlinv", description="warm start: joint Gauss-Newton estimate, zero-filled (paper), or k-space centre"
     )
     newton_steps: int = Field(
-        12,
+        16,
         ge=1,
         le=20,
-        description="most Gauss-Newton steps of the nlinv warm start; "
-        "off the grid it stops when the residual reaches the noise",
+        description="most Gauss-Newton steps of the nlinv warm start; it stops when the residual reaches the noise",
     )
     update_every: int = Field(
         0, ge=0, le=1000, description="update the maps every so many sampler levels; 0 keeps the warm start's"

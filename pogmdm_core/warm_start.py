@@ -23,7 +23,9 @@ _SMOOTH_A, _SMOOTH_B = 220.0, 32.0
 _DATA_NORM = 100.0
 _CG_TOLERANCE = 0.1
 _AIR = 1e-3
-_DISCREPANCY = 1.05
+_DISCREPANCY = 0.87  # the fit has so many unknowns that it takes part of the noise with it
+_MODEL_ERROR, _STUCK = 3.0, 0.9  # in units of the noise; ratio of successive residuals
+_FIRST_STEPS = 8  # too strongly regularised to be judged
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class WarmStart:
 
 def nlinv(
     model: EncodingModel,
-    n_steps: int = 12,
+    n_steps: int = 16,
     cg_steps: int = 60,
     noise_level: float = 0.0,
     report: Callable[[int, int], None] | None = None,
@@ -66,20 +68,29 @@ def nlinv(
         Conjugate-gradient steps at most per Gauss-Newton step.
     noise_level
         Stop at the first step whose residual (root mean square per real/imaginary part, units of the
-        model's data) is about this: from there on noise is fitted (discrepancy principle, Morozov 1966).
-        0 makes all steps. On radial scans of two brains, at one and three times their noise, the image is
-        then within 0.35 dB of the best step's and the MAP image from it within 0.1 dB.
+        model's data) is below 0.87 times this: from there on noise is fitted (discrepancy principle, Morozov
+        1966). 0 makes all steps. What counts are the coils: the MAP image from them gains up to 3.6 dB on a
+        phantom between step 12 and 16, on brains it changes by less than 0.2 dB from step 10 on, and at five
+        times the noise it loses up to 0.4 dB when all steps are made. Stop too when two steps in a row lower
+        a residual far above the noise by less than a tenth: the model is wrong then, and what more steps
+        fit is noise (on a spiral phantom at 12 of 60 interleaves the MAP image loses 2 dB in two steps).
     report, should_stop
         Called with (step, n_steps); asked between steps, what is reached by then is returned.
     """
     steps = gauss_newton(model, cg_steps)
+    residual, n_stuck = float("inf"), 0
     for step in range(n_steps):
         image, csm = next(steps)
         if report is not None:
             report(step + 1, n_steps)
         if should_stop is not None and should_stop():
             break
-        if noise_level and model.residual_std(image, csm) <= _DISCREPANCY * noise_level:
+        if not noise_level:
+            continue
+        before, residual = residual, model.residual_std(image, csm)
+        stuck = step >= _FIRST_STEPS and residual > max(_STUCK * before, _MODEL_ERROR * noise_level)
+        n_stuck = n_stuck + 1 if stuck else 0
+        if residual <= _DISCREPANCY * noise_level or n_stuck == 2:
             break
     return _unit_coils(image, csm)
 

@@ -278,7 +278,7 @@ def test_progress_is_monotone_and_printable(scan, prior):
         assert done == sorted(set(done)) and len({p.total for p in steps}) == 1
         assert done[-1] <= steps[0].total
     assert seen[-1].done == seen[-1].total == 8  # two batches of four levels
-    assert str(seen[0]) == "warm start 1/12"
+    assert str(seen[0]) == "warm start 1/16"
 
 
 def test_print_will_do_for_progress(scan, prior, capsys):

@@ -136,6 +136,6 @@ def test_spokes_in_image_and_std_out():
     assert float((found * truth).sum() / (truth * truth).sum()) == pytest.approx(1, abs=0.15)
     moved = [np.sum((np.roll(found, shift, axis) - truth) ** 2) for axis in (0, 1) for shift in (-1, 1)]
     assert np.sum((found - truth) ** 2) < min(moved)
-    assert image.meta["POGMDM_Trajectory"] == "other"
+    assert image.meta["POGMDM_Trajectory"] == "other (kxky, unit normalized)"
     assert "TRAJECTORY_NOT_CARTESIAN" in image.meta["POGMDM_Warnings"]
     assert outcome.stderr.count("unit normalized") == 1
