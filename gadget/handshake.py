@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import math
 import socket
 import struct
 import time
@@ -94,11 +95,11 @@ class ServedConnection:
         parameters: dict[str, Any] = {}
         if self.fire:
             # a scanner may prepare for minutes before its first message of data
-            self.socket.deadline, self.socket.idle_timeout_s = None, settings.LimitsSettings().idle_timeout_s
+            self.socket.deadline, self.socket.idle_timeout_s = math.inf, settings.LimitsSettings().idle_timeout_s
             while (mid := self._id()) == TEXT:
                 parameters.update(read_parameters(self._text("text")))
             self.socket.unread(struct.pack("<H", mid))
-        self.socket.deadline = None
+        self.socket.deadline = math.inf
         refuse_files(parameters)
         if not self._is_local():
             refuse_files(properties)

@@ -121,7 +121,12 @@ class LimitsSettings(Section):
     max_coils: int = Field(default=256, ge=1, le=1024, description="most channels of a readout")
     max_message_bytes: int = Field(default=1 << 28, ge=1 << 12, description="largest single message")
     max_buffer_bytes: int = Field(default=8 << 30, ge=1 << 12, description="most readout data held at a time")
-    idle_timeout_s: float = Field(default=300.0, gt=0, le=86400, description="seconds without a byte that end the scan")
+    idle_timeout_s: float = Field(
+        default=300.0,
+        gt=0,
+        le=86400,
+        description="seconds without a byte that end the scan; a message may take as long plus 0.1 s per byte",
+    )
     recon_deadline_s: float | None = Field(
         default=None,
         gt=0,

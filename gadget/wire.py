@@ -15,7 +15,9 @@ CONFIG_FILE_BYTES = 1024
 ACQUISITION, IMAGE, RECON_DATA, WAVEFORM = 1008, 1022, 1023, 1026
 CHUNK = 1 << 20
 # How often a silent socket is asked whether somebody waits for it by now, seconds.
-_LOOK_S = 0.5
+_LOOK_S = 0.2
+# A message that comes more slowly than this is given up, once `idle_timeout_s` is used up; bytes per second.
+_SLOWEST = 10
 
 
 def broken(code: int, message: str, hint: str = "") -> Exception:
@@ -52,10 +54,12 @@ class ExactSocket:
         self.socket = raw
         self.idle_timeout_s = idle_timeout_s
         # time.monotonic() at which reading ends although bytes still trickle in
-        self.deadline: float | None = None
+        self.deadline = math.inf
         # ... since when somebody waits for the bytes; infinity while nobody does. Silence counts from then on
         self.waiting_since = -math.inf
         self.n_read = 0
+        # of the message that is being read: when its first byte was there, and how many are
+        self._begun, self._n_message = math.inf, 0
         self._unread = b""
         # after a message went out in part, whatever follows would be read as the rest of it
         self._torn = False
@@ -68,21 +72,23 @@ class ExactSocket:
         ------
         TransportError
             E401 end of the stream between messages, E402 inside one, E403 nothing came for
-            `idle_timeout_s`, or `deadline` is over.
+            `idle_timeout_s`, the message takes `idle_timeout_s` and a second per 10 bytes of it that
+            have come, or `deadline` is over.
         """
+        if first:
+            self._begun, self._n_message = math.inf, 0
         # grows with what arrives, so that an announced size alone costs no memory
         received = bytearray(self._unread[:n_bytes])
         self._unread = self._unread[n_bytes:]
+        self._count(len(received))
         while len(received) < n_bytes:
-            if self.deadline is not None and time.monotonic() > self.deadline:
-                raise broken(403, f"the sender is too slow (got {len(received)} of {n_bytes} bytes).")
             try:
                 self._wait()
                 chunk = self.socket.recv(min(n_bytes - len(received), CHUNK))
-            except TimeoutError:
+            except TimeoutError as late:
                 raise broken(
                     403,
-                    f"nothing was received for {self.idle_timeout_s:g} s (got {len(received)} of {n_bytes} bytes).",
+                    f"{late} (got {len(received)} of {n_bytes} bytes).",
                     "If pauses in the scan are that long, raise limits.idle_timeout_s.",
                 ) from None
             except ConnectionError:
@@ -92,17 +98,28 @@ class ExactSocket:
                     raise broken(401, "the stream ended without CLOSE.", "The sender died or was aborted.")
                 raise broken(402, f"the stream ended inside a message: got {len(received)} of {n_bytes} bytes.")
             received += chunk
+            self._count(len(chunk))
         self.n_read += n_bytes
         return bytes(received)
 
+    def _count(self, n_bytes: int) -> None:
+        """Note bytes of the message that is being read; its time runs from the first of them on."""
+        if n_bytes:
+            self._begun = min(self._begun, time.monotonic())
+            self._n_message += n_bytes
+
     def _wait(self) -> None:
-        """Return when there is something to read; raise TimeoutError after `idle_timeout_s` of silence."""
+        """Return when there is something to read; raise TimeoutError when that took too long."""
         start = time.monotonic()
         while True:
             now = time.monotonic()
-            left = self.idle_timeout_s - (now - min(now, max(start, self.waiting_since)))
+            silent, taken = (max(0.0, now - max(since, self.waiting_since)) for since in (start, self._begun))
+            to_silence = self.idle_timeout_s - silent
+            to_end = min(self.idle_timeout_s + self._n_message / _SLOWEST - taken, self.deadline - now)
+            left = min(to_silence, to_end)
             if left <= 0:
-                raise TimeoutError
+                quiet = f"nothing was received for {self.idle_timeout_s:g} s"
+                raise TimeoutError(quiet if to_silence <= to_end else "the sender is too slow")
             if wait([self.socket], min(left, _LOOK_S)):
                 return
 

@@ -186,6 +186,20 @@ def test_a_client_that_trickles_is_given_up(serve, monkeypatch):
     assert time.monotonic() - start < 10
 
 
+@pytest.mark.fault("F03")
+def test_the_time_of_an_introduction_is_exact():
+    """A byte shortly before its end buys no second time-out."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        late = threading.Timer(0.8, ours.sendall, [b"\x02"])
+        late.start()
+        start = time.monotonic()
+        with pytest.raises(TransportError, match="E403 the sender is too slow"):
+            ServedConnection(theirs, timeout_s=1.0).introduction()
+        assert 0.95 < time.monotonic() - start < 1.7
+        late.join()
+
+
 def test_no_state_goes_from_one_scan_to_the_next(serve):
     address = serve()
     plain = good(run_client(address, stream(SCAN.header(), SCAN.acquisitions())))

@@ -14,9 +14,11 @@ from helpers.mrd_factory import Scan
 from helpers.peer import ERROR, TEXT, item_message, run_in_process, stream, text_message
 
 from gadget.errors import DataError, PogmdmError, TransportError
+from gadget.handshake import ServedConnection
 from gadget.transport import Link, RawMessage
 
 SCAN = Scan(nx=16, ny=16, n_coils=2)
+FIRST = item_message(SCAN.acquisitions()[0])
 
 
 def read_all(parts, hang_up=True, limits=None, **kwargs):
@@ -303,6 +305,68 @@ def test_a_message_that_takes_far_longer_than_the_timeout_arrives():
     feeder.join()
     ours.close()
     assert item_message(item) == message
+
+
+def trickle(link, message, every_s):
+    """Let a peer send a message byte by byte; what the link raises, and after how long."""
+    ours = link.peer
+    stop = threading.Event()
+
+    def feed():
+        for byte in message:
+            if stop.wait(every_s):
+                return
+            ours.sendall(bytes([byte]))
+
+    feeder = threading.Thread(target=feed)
+    feeder.start()
+    start = time.monotonic()
+    try:
+        with pytest.raises(TransportError) as raised:
+            list(link.messages())
+        return str(raised.value), time.monotonic() - start
+    finally:
+        stop.set()
+        feeder.join()
+
+
+@pytest.fixture
+def link():
+    """A link whose idle time-out is a second, with its peer's socket."""
+    ours, theirs = socket.socketpair()
+    made = Link(ServedConnection(theirs, 1.0))
+    made.peer = ours
+    yield made
+    ours.close()
+    theirs.close()
+
+
+@pytest.mark.fault("F04")
+def test_a_message_that_dribbles_is_given_up(link):
+    """Four bytes a second are never silent for the time-out, and never get anywhere."""
+    text, seconds = trickle(link, FIRST[:50], 0.25)
+    assert text.startswith("E403 the sender is too slow")
+    assert 1.2 < seconds < 5
+
+
+@pytest.mark.fault("F04")
+def test_a_byte_every_50_ms_is_fast_enough(link):
+    text, seconds = trickle(link, FIRST[:40], 0.05)
+    assert text.startswith("E403 nothing was received")  # after the last byte
+    assert seconds > 40 * 0.05
+
+
+@pytest.mark.fault("F04")
+def test_time_in_which_nobody_waits_is_not_the_senders(link):
+    """As while the sampler works: half a message that comes meanwhile is not too slow."""
+    messages = link.ahead()
+    link.peer.sendall(FIRST)
+    next(messages)
+    link.peer.sendall(FIRST[:5])
+    time.sleep(2.0)
+    link.peer.sendall(FIRST[5:])
+    assert next(messages) == SCAN.acquisitions()[0]
+    link.fail("E999", quiet_s=0.1, most_s=0.1)
 
 
 @pytest.mark.fault("F03")
