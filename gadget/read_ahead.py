@@ -56,26 +56,15 @@ class ReadAhead:
         if self._error is not None:
             raise self._error
 
-    def finish(self, most_s: float | None = None) -> bool:
-        """Drop everything, now and until the messages end.
-
-        Parameters
-        ----------
-        most_s
-            Seconds to wait for the end; None is as long as the sender sends.
-
-        Returns
-        -------
-            Whether the messages have ended.
-        """
+    def finish(self) -> None:
+        """Drop everything, now and until the messages end: with CLOSE, an error, or the source's `deadline`."""
         with self._changed:
             self._discarding = True
             self._kept.clear()
             self._n_bytes = 0
             self._source.waiting_since = time.monotonic()
             self._changed.notify_all()
-        self._thread.join(most_s)
-        return not self._thread.is_alive()
+        self._thread.join()
 
     def _read(self) -> None:
         before = self._source.n_read

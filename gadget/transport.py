@@ -11,7 +11,6 @@ import contextlib
 import ctypes
 import io
 import logging
-import socket
 import struct
 import time
 from collections.abc import Iterator
@@ -40,6 +39,8 @@ from gadget.wire import (
 # Bytes per pixel by data type; ismrmrd's own table has 8 for the 4-byte integer type 4.
 _PIXEL_BYTES = {1: 2, 2: 2, 3: 4, 4: 4, 5: 4, 6: 8, 7: 8, 8: 16}
 _ERROR_TEXT_BYTES = 4096
+# Longest that a peer may go on sending before it is told of an error, seconds.
+_DRAIN_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -141,10 +142,11 @@ class Link:
         self.socket.write(buffer.getbuffer())
 
     def fail(self, text: str, quiet_s: float = 1.0, most_s: float | None = None) -> None:
-        """Report an error to the peer: read what it still sends, once, then send ERROR.
+        """Report an error to the peer: read what it still sends, once and for a while, then send ERROR.
 
-        A server that is still writing when we close loses the text, hence the draining. CLOSE
-        follows when the connection is closed. To a FIRE client it goes as TEXT.
+        A server that is still writing when we close may lose the text, hence the draining; one that
+        streams a long scan is told in the middle of it. CLOSE follows when the connection is
+        closed. To a FIRE client the error goes as TEXT.
 
         Parameters
         ----------
@@ -154,10 +156,10 @@ class Link:
             When message boundaries are lost there is no CLOSE to wait for: stop after this many
             seconds without a byte.
         most_s
-            Then read for so many seconds at most; None for the idle time-out.
+            Read for so many seconds at most; None for the idle time-out, but no more than 30.
         """
         with contextlib.suppress(Exception):  # whatever it is, the first error is the one to report
-            self._drain(quiet_s, most_s)
+            self._drain(quiet_s, min(self.socket.idle_timeout_s, _DRAIN_S) if most_s is None else most_s)
         payload = text.encode("utf-8")[:_ERROR_TEXT_BYTES].decode("utf-8", "ignore").encode("utf-8")
         if getattr(self.connection, "fire", False):  # FIRE knows no ERROR; its log viewer goes by the first word
             payload = b"ERR " + payload + b"\0"
@@ -166,29 +168,23 @@ class Link:
             message = struct.pack("<HQ", ERROR, len(payload)) + payload
         with contextlib.suppress(Exception):
             self.socket.write(message)
-        if self._ahead is not None and not self._ahead.finish(0):
-            with contextlib.suppress(OSError):  # what it still waits for
-                self.socket.socket.shutdown(socket.SHUT_RD)
-            self._ahead.finish()
 
-    def _drain(self, quiet_s: float, most_s: float | None) -> None:
-        if self._ahead is not None and not self._ahead.finish(most_s):
-            return
-        if self.ended:
-            return
-        most_s = most_s if most_s is not None else self.socket.idle_timeout_s
-        if not self.lost:
+    def _drain(self, quiet_s: float, most_s: float) -> None:
+        self.socket.deadline = deadline = time.monotonic() + most_s
+        if self._ahead is not None:
+            self._ahead.finish()
+        elif not (self.ended or self.lost):
             with contextlib.suppress(Exception):
                 for _ in self.messages():
                     pass
-            if self.ended:
-                return
+        if self.ended:
+            return
         self.ended = True
-        deadline = time.monotonic() + most_s
-        self.socket.socket.settimeout(quiet_s)
         try:
-            while time.monotonic() < deadline and self.socket.socket.recv(CHUNK):
-                pass
+            while (left := deadline - time.monotonic()) > 0:
+                self.socket.socket.settimeout(min(quiet_s, left))
+                if not self.socket.socket.recv(CHUNK):
+                    return
         except OSError:  # silence (a time-out) or a reset: nothing more to read
             pass
         finally:

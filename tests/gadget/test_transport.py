@@ -1,3 +1,4 @@
+import contextlib
 import resource
 import socket
 import struct
@@ -13,6 +14,7 @@ from gadgetron.external.connection import Connection
 from helpers.mrd_factory import Scan
 from helpers.peer import ERROR, TEXT, item_message, run_in_process, stream, text_message
 
+import gadget.transport
 from gadget.errors import DataError, PogmdmError, TransportError
 from gadget.handshake import ServedConnection
 from gadget.transport import Link, RawMessage
@@ -221,6 +223,30 @@ def test_error_comes_after_what_the_peer_still_sends():
     thread.join(10)
     ours.close()
     assert b"".join(got) == struct.pack("<HQ", ERROR, 7) + b"E999 no" + struct.pack("<H", 4)
+
+
+@pytest.mark.fault("F16")
+@pytest.mark.parametrize("state", ["messages", "ahead", "lost"])
+def test_a_sender_that_never_ends_is_told_all_the_same(link, monkeypatch, state):
+    monkeypatch.setattr(gadget.transport, "_DRAIN_S", 0.5)
+    link.limit(256, 1 << 20, 60.0)
+    items = link.ahead() if state == "ahead" else link.messages()
+
+    def feed():
+        with contextlib.suppress(OSError):
+            while True:
+                link.peer.sendall(FIRST)
+
+    feeder = threading.Thread(target=feed)
+    feeder.start()
+    next(items)
+    link.lost = state == "lost"
+    start = time.monotonic()
+    link.fail("E999 no")
+    assert 0.4 < time.monotonic() - start < 3
+    link.connection.socket.close()
+    feeder.join(10)
+    assert link.peer.recv(100) == struct.pack("<HQ", ERROR, 7) + b"E999 no" + struct.pack("<H", 4)
 
 
 @pytest.mark.fault("F15")
