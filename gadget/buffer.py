@@ -8,6 +8,7 @@ from dataclasses import replace
 import ismrmrd
 
 from gadget import logs
+from gadget.budget import OBJECT_BYTES, ByteBudget
 from gadget.classify import Kind, classify, has_flag
 from gadget.errors import DataError
 from gadget.frames import AcquiredFrame, FrameKey, assemble
@@ -33,8 +34,8 @@ class AcquisitionBuffer:
         ``slice``, ``repetition``, ``measurement``: the LAST_IN_* flag that completes frames;
         ``auto``: any of them, or a frame of another index beginning when all lines are there
         (sources that set no flags). LAST_IN_MEASUREMENT and `flush` complete everything always.
-    max_bytes
-        Most bytes of readouts held at a time.
+    budget
+        Where the readouts held count, and their limit; None for one of its own.
 
     Attributes
     ----------
@@ -44,15 +45,14 @@ class AcquisitionBuffer:
         Readouts seen, by `Kind`.
     """
 
-    def __init__(self, geometry: ScanGeometry, trigger: str = "auto", max_bytes: int = 8 << 30) -> None:
+    def __init__(self, geometry: ScanGeometry, trigger: str = "auto", budget: ByteBudget | None = None) -> None:
         self.geometry = geometry
         self.trigger = trigger
-        self.max_bytes = max_bytes
+        self.budget = budget or ByteBudget()
         self.noise: list[ismrmrd.Acquisition] = []
         self.counts: Counter[Kind] = Counter()
         self._groups: dict[FrameKey, list[ismrmrd.Acquisition]] = {}
         self._closed: dict[FrameKey, int] = {}
-        self._bytes = 0
         self._has_flags = False
         self._uid: int | None = None
 
@@ -180,17 +180,16 @@ class AcquisitionBuffer:
         ]
 
     def _count_bytes(self, acq: ismrmrd.Acquisition) -> None:
-        self._bytes += _n_bytes(acq)
-        if self._bytes > self.max_bytes:
+        if not self.budget.hold(_n_bytes(acq)):
             raise DataError(
                 306,
-                f"{self._bytes} bytes of readouts wait for their frames, more than limits.max_buffer_bytes = "
-                f"{self.max_bytes}.",
+                f"{self.budget.held} bytes of readouts wait for their frames, more than limits.max_buffer_bytes = "
+                f"{self.budget.limit}.",
                 "Set trigger=slice or repetition, or raise the limit.",
             )
 
     def _discount_bytes(self, acq: ismrmrd.Acquisition) -> None:
-        self._bytes -= _n_bytes(acq)
+        self.budget.release(_n_bytes(acq))
 
 
 def _has_any(acq: ismrmrd.Acquisition, flags: tuple[int, ...]) -> bool:
@@ -198,4 +197,4 @@ def _has_any(acq: ismrmrd.Acquisition, flags: tuple[int, ...]) -> bool:
 
 
 def _n_bytes(acq: ismrmrd.Acquisition) -> int:
-    return int(acq.data.nbytes + acq.traj.nbytes) + 340
+    return int(acq.data.nbytes + acq.traj.nbytes) + 340 + OBJECT_BYTES

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from gadget.budget import OBJECT_BYTES, ByteBudget
 from gadget.wire import ExactSocket
 
 
@@ -26,17 +27,16 @@ class ReadAhead:
     source
         The socket they come from. Its silence counts as the sender's fault only while the consumer waits: a sender
         may well wait for images before it goes on.
-    max_bytes
-        Most bytes kept; then reading pauses. A single message may be larger.
+    budget
+        What is kept counts there; when it is used up, reading pauses. A single message may always be kept.
     """
 
-    def __init__(self, messages: Callable[[], Iterator[Any]], source: ExactSocket, max_bytes: int) -> None:
-        self._messages, self._source, self._max_bytes = messages, source, max_bytes
+    def __init__(self, messages: Callable[[], Iterator[Any]], source: ExactSocket, budget: ByteBudget) -> None:
+        self._messages, self._source, self._budget = messages, source, budget
         self._kept: collections.deque[tuple[Any, int]] = collections.deque()
-        self._n_bytes = 0
         self._discarding = self._ended = False
         self._error: Exception | None = None
-        self._changed = threading.Condition()
+        self._changed = budget.changed
         self._thread = threading.Thread(target=self._read, name="read-ahead", daemon=True)
         self._thread.start()
 
@@ -49,7 +49,7 @@ class ReadAhead:
                 if not self._kept:
                     break
                 item, n_bytes = self._kept.popleft()
-                self._n_bytes -= n_bytes
+                self._budget.ahead -= n_bytes
                 self._changed.notify_all()
             yield item
         self._thread.join()
@@ -61,7 +61,7 @@ class ReadAhead:
         with self._changed:
             self._discarding = True
             self._kept.clear()
-            self._n_bytes = 0
+            self._budget.ahead = 0
             self._source.waiting_since = time.monotonic()
             self._changed.notify_all()
         self._thread.join()
@@ -71,7 +71,7 @@ class ReadAhead:
         try:
             for item in self._messages():
                 n_bytes, before = self._source.n_read - before, self._source.n_read
-                self._keep(item, n_bytes)
+                self._keep(item, n_bytes + OBJECT_BYTES)
         except Exception as error:  # noqa: BLE001 - raised again where the messages are consumed
             self._error = error
         with self._changed:
@@ -80,10 +80,8 @@ class ReadAhead:
 
     def _keep(self, item: Any, n_bytes: int) -> None:
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._discarding or not self._kept or self._n_bytes + n_bytes <= self._max_bytes
-            )
+            self._changed.wait_for(lambda: self._discarding or self._budget.has_room(n_bytes))
             if not self._discarding:
                 self._kept.append((item, n_bytes))
-                self._n_bytes += n_bytes
+                self._budget.ahead += n_bytes
                 self._changed.notify_all()

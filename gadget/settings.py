@@ -120,7 +120,12 @@ class LimitsSettings(Section):
     max_matrix: int = Field(default=1024, ge=8, le=8192, description="largest image matrix; readouts may be twice that")
     max_coils: int = Field(default=256, ge=1, le=1024, description="most channels of a readout")
     max_message_bytes: int = Field(default=1 << 28, ge=1 << 12, description="largest single message")
-    max_buffer_bytes: int = Field(default=8 << 30, ge=1 << 12, description="most readout data held at a time")
+    max_buffer_bytes: int = Field(
+        default=8 << 30,
+        ge=1 << 12,
+        description="most readout data held at a time, read ahead and waiting for frames together; 1 KiB per readout "
+        "on top",
+    )
     idle_timeout_s: float = Field(
         default=300.0,
         gt=0,

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import ismrmrd
 
+from gadget.budget import ByteBudget
 from gadget.buffer import AcquisitionBuffer
 from gadget.classify import Kind, classify
 from gadget.frames import AcquiredFrame, FrameKey, assemble
@@ -21,14 +22,14 @@ class SlidingBuffer(AcquisitionBuffer):
 
     Parameters
     ----------
-    geometry, trigger, max_bytes
+    geometry, trigger, budget
         Of `AcquisitionBuffer`.
     shots, step
         Readouts of a frame, and from one frame to the next.
     """
 
-    def __init__(self, geometry: ScanGeometry, trigger: str, max_bytes: int, shots: int, step: int) -> None:
-        super().__init__(geometry, trigger, max_bytes)
+    def __init__(self, geometry: ScanGeometry, trigger: str, budget: ByteBudget, shots: int, step: int) -> None:
+        super().__init__(geometry, trigger, budget)
         self.shots = shots
         self.step = step
         self._windows: dict[FrameKey, list[ismrmrd.Acquisition]] = {}

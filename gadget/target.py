@@ -91,6 +91,7 @@ def run_scan(link: Link, start: Callable[[], tuple[GadgetSettings, Any]]) -> Non
 
 def reconstruct_scan(link: Link, settings: GadgetSettings, header: Any) -> None:
     """Geometry, then frame by frame: prepare, reconstruct, send."""
+    from gadget.budget import ByteBudget
     from gadget.buffer import AcquisitionBuffer
     from gadget.emit import Emitter
     from gadget.header import read_geometry
@@ -99,13 +100,13 @@ def reconstruct_scan(link: Link, settings: GadgetSettings, header: Any) -> None:
 
     log = logs.configure(settings.log)
     limits = settings.limits
-    link.limit(limits.max_coils, limits.max_message_bytes, limits.idle_timeout_s, limits.max_buffer_bytes)
+    link.limit(limits.max_coils, limits.max_message_bytes, limits.idle_timeout_s)
     geometry = read_geometry(header, limits.max_matrix)
     log.info("scan: %s; preset %s", geometry.summary(), settings.preset)
 
     core = resolve_core()
     prior = core.load_prior(settings.prior)
-    window, holds = settings.window, (geometry, settings.trigger, limits.max_buffer_bytes)
+    window, holds = settings.window, (geometry, settings.trigger, ByteBudget(limits.max_buffer_bytes))
     buffer = SlidingBuffer(*holds, window.shots, window.step) if window.shots else AcquisitionBuffer(*holds)
     emitter = Emitter(settings, prior)
     whitener, seen = None, None
@@ -131,7 +132,7 @@ def frames(link: Link, buffer: AcquisitionBuffer) -> Iterator[AcquiredFrame]:
 
     n_frames = n_passed = 0
     try:
-        for item in link.ahead():
+        for item in link.ahead(buffer.budget):
             if isinstance(item, RawMessage):
                 link.send(item)
                 n_passed += 1

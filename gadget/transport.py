@@ -21,6 +21,7 @@ import ismrmrd
 import numpy as np
 from ismrmrd.waveform import WaveformHeader
 
+from gadget.budget import ByteBudget
 from gadget.read_ahead import ReadAhead
 from gadget.wire import (
     ACQUISITION,
@@ -66,7 +67,6 @@ class Link:
 
     max_coils = 256
     max_message_bytes = 1 << 28
-    max_ahead_bytes = 8 << 30
 
     def __init__(self, connection: Any, idle_timeout_s: float = 300.0) -> None:
         self.connection = connection
@@ -86,11 +86,8 @@ class Link:
         connection.add_reader(TEXT, self._skip_text)
         connection.add_reader(ERROR, self._read_error)
 
-    def limit(
-        self, max_coils: int, max_message_bytes: int, idle_timeout_s: float, max_ahead_bytes: int = 8 << 30
-    ) -> None:
+    def limit(self, max_coils: int, max_message_bytes: int, idle_timeout_s: float) -> None:
         """Set the limits once the settings are known."""
-        self.max_ahead_bytes = max_ahead_bytes
         self.max_coils, self.max_message_bytes = max_coils, max_message_bytes
         self.socket.idle_timeout_s = idle_timeout_s
         self.socket.socket.settimeout(idle_timeout_s)
@@ -126,9 +123,9 @@ class Link:
                 yield item
                 self.lost = True
 
-    def ahead(self) -> Iterator[Any]:
-        """Yield `messages`, which a thread reads on meanwhile, up to `max_ahead_bytes`."""
-        self._ahead = ReadAhead(self.messages, self.socket, self.max_ahead_bytes)
+    def ahead(self, budget: ByteBudget) -> Iterator[Any]:
+        """Yield `messages`, which a thread reads on meanwhile as far as the budget allows."""
+        self._ahead = ReadAhead(self.messages, self.socket, budget)
         yield from self._ahead
 
     def send(self, item: ismrmrd.Image | RawMessage) -> None:

@@ -67,6 +67,7 @@ def read_frame(path: Path, group: str = "dataset") -> PreparedFrame:
     """First frame of a scan as the gadget prepares it."""
     import ismrmrd
 
+    from gadget.budget import ByteBudget
     from gadget.buffer import AcquisitionBuffer
     from gadget.header import read_geometry
     from gadget.prepare import make_whitener, prepare
@@ -78,7 +79,7 @@ def read_frame(path: Path, group: str = "dataset") -> PreparedFrame:
     frames: list[AcquiredFrame] = []
     with open_scan(str(path), group) as scan:
         geometry = read_geometry(scan.header, settings.limits.max_matrix)
-        buffer = AcquisitionBuffer(geometry, settings.trigger, settings.limits.max_buffer_bytes)
+        buffer = AcquisitionBuffer(geometry, settings.trigger, ByteBudget(settings.limits.max_buffer_bytes))
         for message in scan.messages:
             if int.from_bytes(message[:_ID_BYTES], "little") == ACQUISITION:
                 frames += buffer.add(ismrmrd.Acquisition.deserialize_from(io.BytesIO(message[_ID_BYTES:]).read))

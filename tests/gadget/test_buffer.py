@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from helpers.mrd_factory import Scan
 
+from gadget.budget import OBJECT_BYTES, ByteBudget
 from gadget.buffer import AcquisitionBuffer
 from gadget.classify import Kind, classify
 from gadget.errors import DataError
@@ -219,11 +220,19 @@ def test_readouts_without_samples_are_refused():
 def test_buffer_is_bounded():
     scan = Scan(last_flags=False)
     with pytest.raises(DataError, match="E306 .*max_buffer_bytes = 40000"):
-        feed(scan, max_bytes=40000)
+        feed(scan, budget=ByteBudget(40000))
     # what has left does not count
     small = Scan(n_slices=8, noise_scan=False)
-    per_frame = small.ny * (8 * small.n_coils * small.nx_encoded + 340)
-    feed(small, max_bytes=per_frame)
+    per_frame = small.ny * (8 * small.n_coils * small.nx_encoded + 340 + OBJECT_BYTES)
+    feed(small, budget=ByteBudget(per_frame))
+
+
+@pytest.mark.fault("F51")
+def test_objects_count_beside_their_samples():
+    """A thousand readouts of a few samples each take far more than their bytes on the wire."""
+    scan = Scan(nx=8, ny=8, n_coils=1, oversampling=1, noise_scan=False, last_flags=False)
+    with pytest.raises(DataError, match="E306"):
+        feed(scan, scan.acquisitions() * 100, budget=ByteBudget(800 * 1024))
 
 
 def test_key_names_what_is_not_zero():

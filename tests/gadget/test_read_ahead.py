@@ -6,9 +6,10 @@ import time
 import pytest
 from fakes import core, reconstruct
 from helpers.mrd_factory import Scan
-from helpers.peer import item_message, run_client, stream, text_message
+from helpers.peer import configuration, item_message, run_client, run_in_process, stream, text_message
 
 import gadget.target
+from gadget.budget import OBJECT_BYTES, ByteBudget
 from gadget.errors import TransportError
 from gadget.handshake import ServedConnection
 from gadget.transport import Link
@@ -35,7 +36,7 @@ def pair():
 
 def test_the_sender_gets_rid_of_everything_while_nobody_consumes(pair):
     link, ours = pair
-    messages = link.ahead()
+    messages = link.ahead(ByteBudget())
     ours.sendall(MESSAGES[0])
     assert next(messages) == ITEMS[0]
     ours.sendall(b"".join(MESSAGES[1:]) + CLOSE)  # far beyond the buffers: blocks, and times out, unless it is read
@@ -45,8 +46,8 @@ def test_the_sender_gets_rid_of_everything_while_nobody_consumes(pair):
 
 def test_what_is_kept_is_bounded(pair):
     link, ours = pair
-    link.limit(256, 1 << 20, 5.0, max_ahead_bytes=3 * len(MESSAGES[0]))
-    messages = link.ahead()
+    link.limit(256, 1 << 20, 5.0)
+    messages = link.ahead(ByteBudget(3 * (len(MESSAGES[0]) + OBJECT_BYTES)))
     ours.sendall(MESSAGES[0])
     next(messages)
     ours.settimeout(0.3)
@@ -59,13 +60,56 @@ def test_what_is_kept_is_bounded(pair):
     link.fail("E999", quiet_s=0.1, most_s=0.2)  # joins the thread, which waits for room
 
 
+def sent_until_it_stands_still(ours):
+    """Messages that a peer gets rid of, in bytes."""
+    n_sent = 0
+    ours.settimeout(0.3)
+    with pytest.raises(TimeoutError):
+        for _ in range(100):
+            n_sent += ours.send(MESSAGES[1])
+    ours.settimeout(5)
+    return n_sent
+
+
+@pytest.mark.fault("F51")
+def test_what_waits_for_its_frame_leaves_less_room(pair):
+    """The limit is one for both; a frame that is done makes room at once, and one message always has some."""
+    link, ours = pair
+    one = len(MESSAGES[0]) + OBJECT_BYTES
+    budget = ByteBudget(10 * one)
+    messages = link.ahead(budget)
+    assert budget.hold(10 * one)
+    assert sent_until_it_stands_still(ours) < 3 * len(MESSAGES[1]) + 2 * 8192
+    assert budget.ahead == one
+    budget.release(5 * one)
+    ours.sendall(b"".join(MESSAGES[1:4]))  # read, although nobody takes any
+    end = time.monotonic() + 5
+    while budget.ahead < 5 * one and time.monotonic() < end:
+        time.sleep(0.01)
+    assert budget.ahead == 5 * one
+    next(messages)
+    link.fail("E999", quiet_s=0.1, most_s=0.2)
+    assert budget.ahead == 0
+
+
+@pytest.mark.fault("F51")
+def test_a_buffer_that_is_full_ends_a_scan_that_is_read_ahead(monkeypatch):
+    """No frame is ever complete: the limit is hit in the buffer, not waited for in the thread that reads."""
+    monkeypatch.setattr(gadget.target, "resolve_core", core)
+    scan = Scan(nx=64, ny=64, n_coils=4, oversampling=1, noise_scan=False)
+    parts = stream(scan.header(), scan.acquisitions(), configuration(limits__max_buffer_bytes=30 * 3436))
+    outcome = run_in_process(parts, gadget.pogmdm_recon)
+    assert outcome.errors[0].startswith("E306")
+    assert outcome.closed
+
+
 def test_errors_come_after_the_messages_before_them(pair):
     link, ours = pair
     ours.sendall(MESSAGES[0] + MESSAGES[1][:77])
     ours.close()
     seen = []
     with pytest.raises(TransportError, match="E402"):
-        seen.extend(link.ahead())
+        seen.extend(link.ahead(ByteBudget()))
     assert seen == ITEMS[:1]
     assert link.lost
 
@@ -73,7 +117,7 @@ def test_errors_come_after_the_messages_before_them(pair):
 def test_silence_counts_only_while_somebody_waits(pair):
     link, ours = pair
     link.limit(256, 1 << 20, 0.4)
-    messages = link.ahead()
+    messages = link.ahead(ByteBudget())
     ours.sendall(MESSAGES[0])
     next(messages)
     time.sleep(1.0)  # the sampler works
@@ -88,7 +132,7 @@ def test_silence_counts_only_while_somebody_waits(pair):
 def test_failing_reads_to_the_end_first(pair):
     link, ours = pair
     ours.sendall(MESSAGES[0])
-    messages = link.ahead()
+    messages = link.ahead(ByteBudget())
     next(messages)
     feeder = threading.Thread(target=lambda: ours.sendall(b"".join(MESSAGES[1:]) + CLOSE))
     feeder.start()
@@ -101,7 +145,7 @@ def test_failing_reads_to_the_end_first(pair):
 def test_cancelling_does_not_wait_for_a_silent_sender(pair):
     link, ours = pair
     ours.sendall(MESSAGES[0])
-    next(link.ahead())
+    next(link.ahead(ByteBudget()))
     start = time.monotonic()
     link.fail("E412", quiet_s=0.1, most_s=0.3)
     assert time.monotonic() - start < 1.5
@@ -140,5 +184,5 @@ def test_a_scanner_is_not_held_up_by_the_sampler(monkeypatch):
 def test_texts_count_as_read(pair):
     link, ours = pair
     ours.sendall(text_message(5, b"x" * 100) + MESSAGES[0] + CLOSE)
-    assert list(link.ahead()) == ITEMS[:1]
+    assert list(link.ahead(ByteBudget())) == ITEMS[:1]
     assert link.socket.n_read == 106 + len(MESSAGES[0]) + 2

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from helpers.mrd_factory import Scan, radial_scan
 
+from gadget.budget import OBJECT_BYTES, ByteBudget
 from gadget.errors import ConfigError, DataError
 from gadget.header import read_geometry
 from gadget.settings import load
@@ -9,7 +10,7 @@ from gadget.sliding import SlidingBuffer
 
 
 def frames_of(header, acquisitions, shots, step, max_bytes=1 << 30):
-    buffer = SlidingBuffer(read_geometry(header), "auto", max_bytes, shots, step)
+    buffer = SlidingBuffer(read_geometry(header), "auto", ByteBudget(max_bytes), shots, step)
     frames = [f for acq in acquisitions for f in buffer.add(acq)]
     return frames, buffer.flush()
 
@@ -35,7 +36,7 @@ def test_windows_overlap_and_number_their_frames():
 
 def test_memory_is_that_of_one_window():
     header, acquisitions = radial_scan(n_spokes=60)
-    room = 12 * (acquisitions[0].data.nbytes + acquisitions[0].traj.nbytes + 340)
+    room = 12 * (acquisitions[0].data.nbytes + acquisitions[0].traj.nbytes + 340 + OBJECT_BYTES)
     assert len(frames_of(header, acquisitions, 10, 10, room)[0]) == 6
     with pytest.raises(DataError, match="E306"):
         frames_of(header, acquisitions, 13, 13, room)

@@ -15,6 +15,7 @@ from helpers.mrd_factory import Scan
 from helpers.peer import ERROR, TEXT, item_message, run_in_process, stream, text_message
 
 import gadget.transport
+from gadget.budget import ByteBudget
 from gadget.errors import DataError, PogmdmError, TransportError
 from gadget.handshake import ServedConnection
 from gadget.transport import Link, RawMessage
@@ -230,7 +231,7 @@ def test_error_comes_after_what_the_peer_still_sends():
 def test_a_sender_that_never_ends_is_told_all_the_same(link, monkeypatch, state):
     monkeypatch.setattr(gadget.transport, "_DRAIN_S", 0.5)
     link.limit(256, 1 << 20, 60.0)
-    items = link.ahead() if state == "ahead" else link.messages()
+    items = link.ahead(ByteBudget()) if state == "ahead" else link.messages()
 
     def feed():
         with contextlib.suppress(OSError):
@@ -385,7 +386,7 @@ def test_a_byte_every_50_ms_is_fast_enough(link):
 @pytest.mark.fault("F04")
 def test_time_in_which_nobody_waits_is_not_the_senders(link):
     """As while the sampler works: half a message that comes meanwhile is not too slow."""
-    messages = link.ahead()
+    messages = link.ahead(ByteBudget())
     link.peer.sendall(FIRST)
     next(messages)
     link.peer.sendall(FIRST[:5])
