@@ -79,10 +79,13 @@ def test_what_waits_for_its_frame_leaves_less_room(pair):
     ours.sendall(MESSAGES[0])
     next(messages)
     assert budget.hold(10 * one)
-    ours.sendall(b"".join(MESSAGES[1:5]))
+    # more than the socket takes at once
+    sender = threading.Thread(target=ours.sendall, args=(b"".join(MESSAGES[1:5]),))
+    sender.start()
     assert settled(budget, one)
     budget.release(5 * one)
     assert settled(budget, 4 * one)
+    sender.join()
     next(messages)
     link.fail("E999", quiet_s=0.1, most_s=0.2)
     assert budget.ahead == 0
