@@ -7,14 +7,13 @@ of a few weights of the prior, and the one whose reconstructions predict the lef
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 
 from pogmdm_core.frame import SamplerStatus
-from pogmdm_core.map_estimate import level_for, map_estimate
+from pogmdm_core.map_estimate import MapEstimate, level_for, map_estimate
 from pogmdm_core.operators.encoding import EncodingModel
 from pogmdm_core.prior.model import Prior
 from pogmdm_core.run import Run
@@ -75,69 +74,55 @@ def judged_map(
         if sampler.map_steps == 0 or run.status is SamplerStatus.CANCELLED:
             break
         share = (number, len(weights))
-        estimate = partial(_estimate, prior, start.csm, noise_level, weight, sampler, run)
-        with run.timed("MAP"):
-            image = estimate(_reporter("MAP", share, 0, 1, sampler, run), model, image)
-        if not bool(torch.isfinite(torch.view_as_real(image)).all()):
-            run.end(SamplerStatus.DIVERGED, f"the MAP estimate diverged within {sampler.map_steps} steps")
+        found = _attempt(model, prior, start.csm, image, noise_level, noise_std, weight, share, folds, sampler, run)
+        if found is None:
             break
-        held = None
-        if folds:
-            with run.timed("folds"):
-                reporters = (_reporter("folds", share, i, len(folds), sampler, run) for i in range(len(folds)))
-                held = _hold_out(model, start.csm, image, noise_std, folds, estimate, reporters, run)
-        if best is None or _predicts_better(held, best.held):
-            best = JudgedMap(image, weight, held)
+        image = found.image
+        if best is None or _predicts_better(found.held, best.held):
+            best = found
     return best
 
 
-_Report = Callable[[int, int], None] | None
-
-
-def _reporter(
-    stage: str, share: tuple[int, int], part: int, n_parts: int, sampler: SamplerSettings, run: Run
-) -> _Report:
-    """Progress of part `part` of a stage that is gone through once per weight: (number, how many) in `share`."""
-    number, n_weights = share
-    steps = sampler.map_steps
-    return run.reporter(stage, (number * n_parts + part) * steps, n_weights * n_parts * steps)
-
-
-def _hold_out(
+def _attempt(
     model: EncodingModel,
+    prior: Prior,
     csm: torch.Tensor,
-    image: torch.Tensor,
+    first: torch.Tensor,
+    noise_level: float,
     noise_std: float,
+    weight: float,
+    share: tuple[int, int],
     folds: Sequence[torch.Tensor],
-    estimate: Callable[[_Report, EncodingModel, torch.Tensor], torch.Tensor],
-    reporters: Iterator[_Report],
+    sampler: SamplerSettings,
     run: Run,
-) -> HeldOut | None:
-    """Folds of the scan, each reconstructed by the MAP estimate and its stopping rule, from the image of all data."""
+) -> JudgedMap | None:
+    """MAP image from `first`, and its folds from that image; `share`: number of this attempt, and of how many."""
+    steps, tolerance = sampler.map_steps, sampler.map_tolerance
+    # half the prior against the data is the whole prior against data of half the noise variance
+    noise, level = noise_level * weight**0.5, sampler.map_level or level_for(noise_level)
+
+    def estimate(part: EncodingModel, first: torch.Tensor, stage: str, number: int, n_parts: int) -> MapEstimate:
+        before, total = (share[0] * n_parts + number) * steps, share[1] * n_parts * steps
+        report = run.reporter(stage, before, total)
+        return map_estimate(part, prior, csm, first, noise, level, steps, tolerance, report, run.should_stop)
+
+    with run.timed("MAP"):
+        found = estimate(model, first, "MAP", 0, 1)
+    if not bool(torch.isfinite(torch.view_as_real(found.image)).all()):
+        run.end(SamplerStatus.DIVERGED, f"the MAP estimate diverged within {found.n_steps} steps")
+        return None
+    if not folds:
+        return JudgedMap(found.image, weight, None)
+    numbers = iter(range(len(folds)))
 
     def without(part: EncodingModel) -> torch.Tensor:
-        return estimate(next(reporters), part, image)
+        return estimate(part, found.image, "folds", next(numbers), len(folds)).image
 
-    return held_out(model, csm, image, noise_std, folds, without, run.should_stop)
+    with run.timed("folds"):
+        held = held_out(model, csm, found.image, noise_std, folds, without, run.should_stop)
+    return JudgedMap(found.image, weight, held)
 
 
 def _predicts_better(held: HeldOut | None, other: HeldOut | None) -> bool:
     """Whether the same folds were finished, and were predicted better."""
     return held is not None and other is not None and held.n_folds == other.n_folds and held.misfit < other.misfit
-
-
-def _estimate(
-    prior: Prior,
-    csm: torch.Tensor,
-    noise_level: float,
-    weight: float,
-    sampler: SamplerSettings,
-    run: Run,
-    report: _Report,
-    model: EncodingModel,
-    image: torch.Tensor,
-) -> torch.Tensor:
-    # half the prior against the data is the whole prior against data of half the noise variance
-    noise, level = noise_level * weight**0.5, sampler.map_level or level_for(noise_level)
-    steps, tolerance = sampler.map_steps, sampler.map_tolerance
-    return map_estimate(model, prior, csm, image, noise, level, steps, tolerance, report, run.should_stop).image

@@ -27,10 +27,16 @@ from pogmdm_core.sampler import Diverged, sample
 from pogmdm_core.settings import SamplerSettings, Settings
 from pogmdm_core.uncertainty.combine import Uncertainty, combine
 from pogmdm_core.uncertainty.folds import sampling_of
-from pogmdm_core.warm_start import WarmStart, acs_start, nlinv, smooth_phase_into_coils, zero_filled_start
+from pogmdm_core.warm_start import (
+    MODEL_ERROR,
+    WarmStart,
+    acs_start,
+    nlinv,
+    smooth_phase_into_coils,
+    zero_filled_start,
+)
 
 _SCALE_QUANTILE = 0.999
-_MODEL_ERROR = 3.0  # a warm start's residual above this times the noise is taken for a model error
 _LEAST_NOISE = 1e-4  # of the image scale: keeps noise-free simulations well conditioned
 _AUTO_BATCH_BYTES = 2**28
 _TINY = torch.finfo(torch.float32).tiny
@@ -199,7 +205,7 @@ def _noise_level(model: EncodingModel, start: WarmStart, eta: float, run: Run) -
     """Noise of the likelihood: the measured one unless the model plainly does not fit the data."""
     eta = max(eta, _LEAST_NOISE)
     residual = model.residual_std(start.image, start.csm)
-    if residual > _MODEL_ERROR * eta:
+    if residual > MODEL_ERROR * eta:
         run.warnings.append("MODEL_ERROR")
         return residual
     return eta

@@ -19,12 +19,14 @@ import torch
 from pogmdm_core.conjugate_gradient import conjugate_gradient
 from pogmdm_core.operators.encoding import EncodingModel, root_sum_of_squares
 
+MODEL_ERROR = 3.0  # a residual above this times the noise is taken for a model error
+
 _SMOOTH_A, _SMOOTH_B = 220.0, 32.0
 _DATA_NORM = 100.0
 _CG_TOLERANCE = 0.1
 _AIR = 1e-3
 _DISCREPANCY = 0.87  # the fit has so many unknowns that it takes part of the noise with it
-_MODEL_ERROR, _STUCK = 3.0, 0.9  # in units of the noise; ratio of successive residuals
+_STUCK = 0.9  # ratio of successive residuals
 _FIRST_STEPS = 8  # too strongly regularised to be judged
 
 
@@ -88,7 +90,7 @@ def nlinv(
         if not noise_level:
             continue
         before, residual = residual, model.residual_std(image, csm)
-        stuck = step >= _FIRST_STEPS and residual > max(_STUCK * before, _MODEL_ERROR * noise_level)
+        stuck = step >= _FIRST_STEPS and residual > max(_STUCK * before, MODEL_ERROR * noise_level)
         n_stuck = n_stuck + 1 if stuck else 0
         if residual <= _DISCREPANCY * noise_level or n_stuck == 2:
             break

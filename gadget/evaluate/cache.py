@@ -12,7 +12,7 @@ import numpy as np
 
 from gadget.evaluate.methods import MethodResult
 
-_VERSION = 1
+_VERSION = 2  # raised when cases or methods change without their settings
 
 
 @dataclass(frozen=True)
