@@ -343,7 +343,7 @@ def _add_evaluate(commands: Any) -> None:
         default=("zf", "nlinv", "tv", "pogmdm"),
         metavar="M,M",
         help="zf, nlinv, tv, pogmdm, pogmdm:PRESET, and with BART on the PATH bart_nlinv, bart_ecalib, bart_pics_tv, "
-        "bart_pics_wavelet (default: %(default)s)",
+        "bart_pics_wavelet, with sigpy installed sigpy_jsense_tv (default: %(default)s)",
     )
     parser.add_argument("--seeds", type=_numbers, default=(0,), metavar="S,S", help="of masks and noise (default: 0)")
     parser.add_argument(

@@ -10,11 +10,12 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
 
-from gadget.evaluate import peers
+from gadget.evaluate import peers, sigpy_peer
 from gadget.evaluate.metrics import scaled_psnr
 from gadget.evaluate.oracle import best_on_grid
 from gadget.evaluate.truth import Case
@@ -29,7 +30,7 @@ from pogmdm_core.warm_start import WarmStart, smooth_phase_into_coils
 TV_WEIGHTS = tuple(2.0**k * 1e-3 for k in range(-2, 5))  # of the image scale, seven: 2.5e-4 to 0.016
 TV_TOLERANCE = 1e-5
 TV_STEPS = 3000
-NAMES = ("zf", "nlinv", "tv", "pogmdm", *peers.NAMES)
+NAMES = ("zf", "nlinv", "tv", "pogmdm", *peers.NAMES, sigpy_peer.NAME)
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,8 @@ def fingerprint(name: str) -> str:
         return f"{used} {load_prior(settings.prior).sha256}"
     if base in ("nlinv", "tv"):
         return f"{settings.coils.model_dump_json()} {TV_WEIGHTS} {TV_TOLERANCE} {TV_STEPS}"
+    if base == sigpy_peer.NAME:
+        return sigpy_peer.version()
     return peers.version() if base in peers.NAMES else ""
 
 
@@ -157,9 +160,11 @@ def _warm_start(frame: KSpaceFrame) -> ReconResult:
     return reconstruct(frame, load_prior(), settings)
 
 
-def _peer(name: str) -> Callable[[Case, str], MethodResult]:
+def _peer(
+    run_peer: Callable[[KSpaceFrame, Callable[[np.ndarray], float]], peers.PeerResult],
+) -> Callable[[Case, str], MethodResult]:
     def method(case: Case, _: str) -> MethodResult:
-        found = peers.run(name, case.frame, lambda x: scaled_psnr(x, case.reference))
+        found = run_peer(case.frame, lambda x: scaled_psnr(x, case.reference))
         return MethodResult(found.image, csm=found.csm, note=found.note)
 
     return method
@@ -170,7 +175,8 @@ _TABLE: dict[str, Callable[[Case, str], MethodResult]] = {
     "nlinv": _nlinv,
     "tv": _tv,
     "pogmdm": _pogmdm,
-    **{name: _peer(name) for name in peers.NAMES},
+    **{name: _peer(partial(peers.run, name)) for name in peers.NAMES},
+    sigpy_peer.NAME: _peer(sigpy_peer.run),
 }
 
 

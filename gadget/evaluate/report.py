@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gadget.atomic import complete_file
-from gadget.evaluate import figures, peers
+from gadget.evaluate import figures, peers, sigpy_peer
 from gadget.evaluate.cache import Job
 from gadget.evaluate.table import Row, differences, mean_by
 from gadget.evaluate.truth import Case
@@ -31,14 +31,14 @@ th{color:#8b949e;font-weight:500}th:first-child,td:first-child{text-align:left}
 border-radius:8px;padding:.8rem 1.2rem;margin:.3rem .6rem .3rem 0}.tile b{display:block;font-size:1.6rem}
 .tile span{color:#8b949e;font-size:.85rem}img{max-width:100%;border-radius:6px}p.small{color:#8b949e;font-size:.87rem}
 """
-_PROTOCOL = """Every method gets the same whitened samples. Comparators get an oracle: their free parameter
-(weight of tv, Newton steps of bart_nlinv, weight of bart_pics) is the one with the highest PSNR on the reference, per
-case; a grid of weights is extended until the best is inside. pogmdm runs its shipped presets, tuned on nothing here.
-tv shares pogmdm's coil maps and encoding and is run until the image changes by less than 1e-5 (relative) per step.
-PSNR, SSIM and NMSE are inside the object mask against the noise-corrected root sum of squares after one least-squares
-scale; full FOV (in the tooltip of a cell) is against the plain root sum of squares of everything, air included. The
-spline value (tooltip) is after an intensity curve fitted on the other scans of the same method. R is measured: grid
-points per grid cell that holds a sample. CPU seconds of oracles are those of the whole search."""
+_PROTOCOL = """Every method gets the same whitened samples. Comparators get an oracle: their free parameter (weight of
+tv, Newton steps of bart_nlinv, weights of bart_pics and sigpy) is the one with the highest PSNR on the reference, per
+case; a grid of weights is extended until the best is inside. pogmdm runs its shipped presets, tuned on nothing here. tv
+shares pogmdm's coil maps and encoding and is run until the image changes by less than 1e-5 (relative) per step. PSNR,
+SSIM and NMSE are inside the object mask against the noise-corrected root sum of squares after one least-squares scale;
+full FOV (in the tooltip of a cell) is against the plain root sum of squares of everything, air included. The spline
+value (tooltip) is after an intensity curve fitted on the other scans of the same method. R is measured: grid points per
+grid cell that holds a sample. CPU seconds of oracles are those of the whole search."""
 _UNCERTAINTY = (
     ("sd_over_rmse", "sd / rmse", ".2f"),
     ("coverage_50", "cover 50 %", ".2f"),
@@ -59,7 +59,8 @@ def write_report(plan: Plan, rows: Sequence[Row], findings: Sequence[Finding], c
         _uncertainty_table(rows),
         _gallery(plan, rows, findings, case_of),
         f"<h2>Protocol</h2><p class=small>{_PROTOCOL}</p>",
-        f"<p class=small>BART: {escape(peers.version() or 'not installed')}. All numbers: table.csv.</p>",
+        f"<p class=small>BART: {escape(peers.version() or 'not installed')}; "
+        f"sigpy: {escape(sigpy_peer.version() or 'not installed')}. All numbers: table.csv.</p>",
         _failures(rows),
     ]
     page = (

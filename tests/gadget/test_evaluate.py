@@ -79,6 +79,15 @@ def test_a_method_that_fails_is_a_row(full, tmp_path, monkeypatch):
     assert bart["note"].startswith("E520 bart is not on the PATH")
 
 
+def test_sigpy_beats_the_zero_filled_image_when_it_is_installed(full, tmp_path):
+    pytest.importorskip("sigpy")
+    command = ["evaluate", str(full), "--patterns", "radial6", "--methods", "zf,sigpy_jsense_tv", "-o", str(tmp_path)]
+    assert main(command) == 0
+    zf, sigpy = rows_of(tmp_path)
+    assert float(sigpy["psnr"]) > float(zf["psnr"]) + 1
+    assert "best of" in sigpy["note"]
+
+
 @pytest.mark.parametrize(
     ("option", "value", "code"),
     [
