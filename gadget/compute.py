@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gadget import logs
-from gadget.errors import ComputeError
+from gadget.errors import ComputeError, TransportError
 from gadget.prepare import compressed
 
 if TYPE_CHECKING:
@@ -45,7 +45,13 @@ class Deadline:
 
 
 def compute(
-    core: Any, frame: KSpaceFrame, prior: Any, settings: GadgetSettings, key: FrameKey, progress: Any
+    core: Any,
+    frame: KSpaceFrame,
+    prior: Any,
+    settings: GadgetSettings,
+    key: FrameKey,
+    progress: Any,
+    gone: Callable[[], bool] = lambda: False,
 ) -> ReconResult:
     """Reconstruct a frame.
 
@@ -57,9 +63,13 @@ def compute(
         See `pogmdm_core.reconstruct`.
     key
         Names the frame in the log.
+    gone
+        Asked between steps whether the client has hung up, who would wait for nothing.
 
     Raises
     ------
+    TransportError
+        E409 the client has hung up.
     ComputeError
         E502 out of memory on every step of the ladder, E503 the device was lost and the CPU failed too, E510 the
         sampler diverged, E511 time was up before the first estimate.
@@ -69,10 +79,19 @@ def compute(
         # one after another: those that are done by then count. Results do not depend on it
         settings = _with_sampler(settings, batch=1)
     taken: list[str] = []
+    left = False
+
+    def should_stop() -> bool:
+        nonlocal left
+        left = left or gone()
+        return left or deadline.passed()
+
     steps = _ladder(frame, settings)
     attempt, failed = next(steps), ""
     while True:
-        result, failed = _attempt(core, *attempt[1:], prior, deadline, progress)
+        result, failed = _attempt(core, *attempt[1:], prior, should_stop, progress)
+        if left:
+            raise TransportError(409, f"{key}: cancelled, for the client has closed the connection.")
         if result is not None:
             break
         # no longer in the handler: its traceback would keep the tensors of the failed attempt
@@ -123,14 +142,14 @@ def _attempt(
     frame: KSpaceFrame,
     settings: GadgetSettings,
     prior: Any,
-    deadline: Deadline,
+    should_stop: Callable[[], bool],
     progress: Callable[[Any], object] | None,
 ) -> tuple[ReconResult | None, str]:
     """Result, or None and what was short: ``memory``, or the device itself: ``lost``."""
     import torch
 
     try:
-        return core.reconstruct(frame, prior, settings, progress=progress, should_stop=deadline.passed), ""
+        return core.reconstruct(frame, prior, settings, progress=progress, should_stop=should_stop), ""
     except (torch.cuda.OutOfMemoryError, MemoryError):
         return None, "memory"
     except RuntimeError as error:  # torch has no class of its own for these in all versions

@@ -39,7 +39,9 @@ def configure(level: str = "info") -> logging.Logger:
     return logger
 
 
-def progress_lines(label: str, every_s: float = 5.0) -> Callable[[Any], None]:
+def progress_lines(
+    label: str, tell: Callable[[str], None] | None = None, every_s: float = 4.0
+) -> Callable[[Any], None]:
     """Return a progress callback that logs at most one line every so many seconds, with the time left.
 
     With ``POGMDM_PROGRESS=1`` in the environment every report is logged in a form a program can read
@@ -49,6 +51,8 @@ def progress_lines(label: str, every_s: float = 5.0) -> Callable[[Any], None]:
     ----------
     label
         What is being computed, e.g. ``frame 1 slice 0``.
+    tell
+        Called with every line, too.
     every_s
         Seconds between lines.
     """
@@ -66,6 +70,9 @@ def progress_lines(label: str, every_s: float = 5.0) -> Callable[[Any], None]:
             return
         last = now
         left = (now - start) * (progress.total - progress.done) / max(progress.done, 1)
-        get().info("%s: %s, about %.0f s left in this stage", label, progress, left)
+        line = f"{label}: {progress}, about {left:.0f} s left in this stage"
+        get().info("%s", line)
+        if tell is not None:
+            tell(line)
 
     return report

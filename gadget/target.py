@@ -117,7 +117,7 @@ def reconstruct_scan(link: Link, settings: GadgetSettings, header: Any) -> None:
                 buffer.noise, n_channels, settings.noise.whiten, geometry.noise_bandwidth, channels
             )
         prepared = prepare(acquired, whitener, settings)
-        for image in reconstruct_frame(core, prepared, prior, settings, emitter):
+        for image in reconstruct_frame(core, prepared, prior, settings, emitter, link):
             link.send(image)
 
 
@@ -165,11 +165,11 @@ def frames(link: Link, buffer: AcquisitionBuffer) -> Iterator[AcquiredFrame]:
 
 
 def reconstruct_frame(
-    core: Any, prepared: PreparedFrame, prior: Any, settings: GadgetSettings, emitter: Emitter
+    core: Any, prepared: PreparedFrame, prior: Any, settings: GadgetSettings, emitter: Emitter, link: Link
 ) -> list[ismrmrd.Image]:
     """Images of one frame; on failure the labelled fallback, if the settings ask for it."""
     from gadget.compute import compute
-    from gadget.errors import ConfigError, PogmdmError
+    from gadget.errors import ConfigError, PogmdmError, TransportError
 
     log, key = logs.get(), prepared.acquired.key
     frame = prepared.frame
@@ -182,9 +182,11 @@ def reconstruct_frame(
         "whitened" if prepared.whitened else "not whitened",
     )
     try:
-        result = compute(core, frame, prior, settings, key, logs.progress_lines(str(key)))
+        progress = logs.progress_lines(str(key), link.report)
+        result = compute(core, frame, prior, settings, key, progress, link.gone)
     except (PogmdmError, RuntimeError, MemoryError) as error:  # torch's own are RuntimeErrors
-        if settings.on_failure != "fallback" or isinstance(error, ConfigError):  # a typo is no failed computation
+        # a typo, or a client that is gone, is no failed computation
+        if settings.on_failure != "fallback" or isinstance(error, (ConfigError, TransportError)):
             raise
         log.error("%s: %s; sending the fallback image", key, coded(error))
         return emitter.fallback(core.zero_filled(frame), prepared)

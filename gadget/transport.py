@@ -138,6 +138,15 @@ class Link:
         item.serialize_into(buffer.write)
         self.socket.write(buffer.getbuffer())
 
+    def gone(self) -> bool:
+        """Whether nobody is left to send images to."""
+        return self.socket.gone()
+
+    def report(self, text: str) -> None:
+        """Tell how far the reconstruction is, to a client whose protocol has a place for it (FIRE's log viewer)."""
+        if getattr(self.connection, "fire", False):
+            self.socket.write(_text(f"DBG {text}"))
+
     def fail(self, text: str, quiet_s: float = 1.0, most_s: float | None = None) -> None:
         """Report an error to the peer: read what it still sends, once and for a while, then send ERROR.
 
@@ -157,12 +166,11 @@ class Link:
         """
         with contextlib.suppress(Exception):  # whatever it is, the first error is the one to report
             self._drain(quiet_s, min(self.socket.idle_timeout_s, _DRAIN_S) if most_s is None else most_s)
-        payload = text.encode("utf-8")[:_ERROR_TEXT_BYTES].decode("utf-8", "ignore").encode("utf-8")
+        text = text.encode("utf-8")[:_ERROR_TEXT_BYTES].decode("utf-8", "ignore")
         if getattr(self.connection, "fire", False):  # FIRE knows no ERROR; its log viewer goes by the first word
-            payload = b"ERR " + payload + b"\0"
-            message = struct.pack("<HI", TEXT, len(payload)) + payload
+            message = _text(f"ERR {text}")
         else:
-            message = struct.pack("<HQ", ERROR, len(payload)) + payload
+            message = struct.pack("<HQ", ERROR, len(text.encode("utf-8"))) + text.encode("utf-8")
         with contextlib.suppress(Exception):
             self.socket.write(message)
 
@@ -244,3 +252,9 @@ class Link:
         self._check_bytes("an error text", n_bytes)
         source.read(n_bytes)  # not logged: it is the peer's, and may hold anything
         raise broken(405, "the sender reported an error and ended the scan.", "See its own log.")
+
+
+def _text(text: str) -> bytes:
+    """Make a TEXT message as FIRE clients expect it, with a NUL at its end."""
+    payload = text.encode("utf-8") + b"\0"
+    return struct.pack("<HI", TEXT, len(payload)) + payload

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import select
 import socket
 import struct
 import time
@@ -122,6 +123,15 @@ class ExactSocket:
                 raise TimeoutError(quiet if to_silence <= to_end else "the sender is too slow")
             if wait([self.socket], min(left, _LOOK_S)):
                 return
+
+    def gone(self) -> bool:
+        """Whether the peer has reset or wholly closed the connection: nothing that is sent will arrive.
+
+        A peer that only has nothing more to send (a half-closed connection) is not gone.
+        """
+        poll = select.poll()
+        poll.register(self.socket, 0)  # errors and hang-ups are always reported
+        return bool(poll.poll(0))
 
     def unread(self, data: bytes) -> None:
         """Put bytes back in front of what is read next."""

@@ -17,6 +17,7 @@ def conjugate_gradient(
     tolerance: float = 0.0,
     n_axes: int = 2,
     precondition: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> torch.Tensor:
     """Solve apply(x) = right.
 
@@ -32,6 +33,8 @@ def conjugate_gradient(
         Stop when every system's residual is below this times its initial residual.
     precondition
         Hermitian positive definite approximation of the inverse of `apply`, or None.
+    should_stop
+        Asked before every step; what is reached by then is returned.
 
     Returns
     -------
@@ -45,6 +48,8 @@ def conjugate_gradient(
     direction, product = torch.zeros_like(residual), torch.ones_like(energy)
     for _ in range(n_steps):
         if bool((energy <= goal.clamp_min(tiny)).all()):
+            break
+        if should_stop is not None and should_stop():
             break
         shaped = residual if precondition is None else precondition(residual)
         previous, product = product, energy if precondition is None else inner(residual, shaped, n_axes)

@@ -77,9 +77,9 @@ def nlinv(
         a residual far above the noise by less than a tenth: the model is wrong then, and what more steps
         fit is noise (on a spiral phantom at 12 of 60 interleaves the MAP image loses 2 dB in two steps).
     report, should_stop
-        Called with (step, n_steps); asked between steps, what is reached by then is returned.
+        Called with (step, n_steps); asked within and between steps, what is reached by then is returned.
     """
-    steps = gauss_newton(model, cg_steps)
+    steps = gauss_newton(model, cg_steps, should_stop)
     residual, n_stuck = float("inf"), 0
     for step in range(n_steps):
         image, csm = next(steps)
@@ -97,8 +97,13 @@ def nlinv(
     return _unit_coils(image, csm)
 
 
-def gauss_newton(model: EncodingModel, cg_steps: int = 60) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Image and coils after each Gauss-Newton step, complex128 `(y, x)` and `(coil, y, x)`, without end."""
+def gauss_newton(
+    model: EncodingModel, cg_steps: int = 60, should_stop: Callable[[], bool] | None = None
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Image and coils after each Gauss-Newton step, complex128 `(y, x)` and `(coil, y, x)`, without end.
+
+    When `should_stop` says so, within a step too, for a step of a large scan takes seconds, the step ends as it is.
+    """
     # double precision: how many conjugate-gradient steps are made must not hang on rounding
     b, fourier = model.adjoint_data.to(torch.complex128), model.fourier
     n_coils, ny, nx = b.shape
@@ -126,7 +131,9 @@ def gauss_newton(model: EncodingModel, cg_steps: int = 60) -> Iterator[tuple[tor
             return derivative_adjoint(fourier.normal(d[0] * c + x * coils(d[1:])), x, c) + alpha * d
 
         right = derivative_adjoint(b - fourier.normal(x * c)) - alpha * state
-        update = conjugate_gradient(normal, right, torch.zeros_like(right), cg_steps, _CG_TOLERANCE, n_axes=3)
+        update = conjugate_gradient(
+            normal, right, torch.zeros_like(right), cg_steps, _CG_TOLERANCE, n_axes=3, should_stop=should_stop
+        )
         state = state + update
         alpha /= 2
         yield state[0] / scale, coils(state[1:])

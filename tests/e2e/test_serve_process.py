@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.mrd_factory import CANARY, Scan
-from helpers.peer import configuration, fire_stream, run_child, run_client, stream
+from helpers.peer import TEXT, configuration, fire_stream, run_child, run_client, stream
 
 pytestmark = pytest.mark.e2e
 
@@ -42,9 +43,9 @@ class Service:
             if "listening" in line:
                 self._listening.set()
 
-    def wait_for(self, text):
+    def wait_for(self, text, begun=0):
         end = time.monotonic() + 30
-        while text not in "".join(self.log):
+        while text not in "".join(self.log[begun:]):
             assert time.monotonic() < end, self.log
             time.sleep(0.02)
 
@@ -110,6 +111,78 @@ def test_sigterm_in_the_middle_of_sampling_cancels_and_tells():
     assert seconds < 2 + 1  # the process's own end included
     assert outcomes[0].errors == ["E412 cancelled (SIGTERM)."]
     assert outcomes[0].images == []
+
+
+LONG = {**SMALL, "sampler.n_steps": 5000, "sampler.n_samples": 64}
+
+
+def reset(sock):
+    """Close as a client does that was killed or aborted: with a reset."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+@pytest.mark.fault("F17")
+@pytest.mark.parametrize("closed", [True, False], ids=["after CLOSE", "in the middle of the scan"])
+def test_a_client_that_resets_cancels_its_scan(service, closed):
+    parts = stream(SCAN.header(), SCAN.acquisitions(), configuration(**LONG), close=closed)
+    begun = len(service.log)
+    sock = socket.create_connection(service.address)
+    sock.sendall(b"".join(parts))
+    service.wait_for("channels, 40x48", begun)
+    time.sleep(0.5)
+    reset(sock)
+    start = time.monotonic()
+    service.wait_for("waiting for the next", begun)
+    assert time.monotonic() - start < 2
+    assert any("E409 slice 0: cancelled, for the client has closed" in line for line in service.log[begun:])
+    outcome = run_client(service.address, stream(SCAN.header(), SCAN.acquisitions(), configuration(**SMALL)))
+    assert [i.image_series_index for i in outcome.images] == [1, 10]
+
+
+def test_a_client_that_says_no_more_still_gets_its_images(service):
+    parts = stream(SCAN.header(), SCAN.acquisitions(), configuration(**SMALL))
+    outcome = run_client(service.address, parts, hang_up=True)
+    assert [i.image_series_index for i in outcome.images] == [1, 10]
+
+
+def test_a_fire_client_is_told_how_far_it_is(service):
+    several = {**SMALL, "sampler.n_steps": 400, "sampler.n_samples": 64}
+    arrived = []
+    with socket.create_connection(service.address, 90) as sock:
+        sock.sendall(b"".join(fire_stream(SCAN.header(), SCAN.acquisitions(), parameters=several)))
+        start = time.monotonic()
+        while len(arrived) < 2:
+            mid, n_bytes = struct.unpack("<HI", sock.recv(6, socket.MSG_WAITALL))
+            assert mid == TEXT
+            arrived.append((time.monotonic() - start, sock.recv(n_bytes, socket.MSG_WAITALL)))
+        reset(sock)
+    for _, text in arrived:
+        assert re.fullmatch(rb"DBG slice 0: \w[\w ]* \d+/\d+, about \d+ s left in this stage\0", text)
+    assert arrived[1][0] - arrived[0][0] < 5
+
+
+@pytest.mark.fault("F17")
+def test_a_reset_cancels_the_child_of_gadgetron():
+    with socket.create_server(("localhost", 0)) as server:
+        command = [sys.executable, "-m", "gadgetron", str(server.getsockname()[1]), "gadget", "pogmdm_recon"]
+        child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        server.settimeout(60)
+        sock, _ = server.accept()
+        sock.sendall(b"".join(stream(SCAN.header(), SCAN.acquisitions(), configuration(**LONG))))
+        log = []
+        while not log or "channels, 40x48" not in log[-1]:
+            log.append(child.stderr.readline())
+            assert log[-1], log
+        time.sleep(0.5)
+        reset(sock)
+        start = time.monotonic()
+        while "E409" not in log[-1]:
+            log.append(child.stderr.readline())
+            assert log[-1], log
+        assert time.monotonic() - start < 2
+        assert child.wait(20) not in (0, None)
+        child.stderr.close()
 
 
 @pytest.mark.fault("F17")

@@ -7,7 +7,7 @@ from helpers.mrd_factory import Scan
 from test_prepare import prepared_of
 
 from gadget.compute import Deadline, compute
-from gadget.errors import ComputeError
+from gadget.errors import ComputeError, TransportError
 from gadget.settings import load
 from pogmdm_core import SamplerStatus
 
@@ -115,6 +115,26 @@ def stopped(n_samples, with_map):
         return result
 
     return replaced
+
+
+@pytest.mark.fault("F17")
+@pytest.mark.parametrize("stage", ["warm start", "MAP", "folds", "samples"])
+def test_a_client_that_hangs_up_ends_the_real_reconstruction(stage):
+    import pogmdm_core
+
+    prepared = prepared_of(Scan(n_coils=4))
+    config = load(overrides={"sampler.n_samples": 3, "sampler.n_steps": 5, "sampler.map_steps": 5})
+    seen = []
+
+    def gone():
+        return stage in seen
+
+    key = prepared.acquired.key
+    with pytest.raises(TransportError, match="E409"):
+        compute(
+            pogmdm_core, prepared.frame, pogmdm_core.load_prior(), config, key, lambda p: seen.append(p.stage), gone
+        )
+    assert seen.count(stage) <= 2  # nothing else was begun, and this was not finished
 
 
 @pytest.mark.fault("F52")

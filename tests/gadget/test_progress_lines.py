@@ -28,3 +28,10 @@ def test_lines_for_people_are_rare(monkeypatch, caplog):
     with caplog.at_level(logging.INFO, logger="pogmdm"):
         report(Progress("MAP", 5, 50))
     assert "slice 0: MAP 5/50" in caplog.messages[-1]
+
+
+def test_lines_are_told_where_somebody_listens(monkeypatch):
+    monkeypatch.delenv("POGMDM_PROGRESS", raising=False)
+    told = []
+    logs.progress_lines("slice 0", told.append, every_s=0)(Progress("MAP", 5, 50))
+    assert told == ["slice 0: MAP 5/50, about 0 s left in this stage"]

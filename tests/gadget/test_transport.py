@@ -19,6 +19,7 @@ from gadget.budget import ByteBudget
 from gadget.errors import DataError, PogmdmError, TransportError
 from gadget.handshake import ServedConnection
 from gadget.transport import Link, RawMessage
+from gadget.wire import ExactSocket
 
 SCAN = Scan(nx=16, ny=16, n_coils=2)
 FIRST = item_message(SCAN.acquisitions()[0])
@@ -277,6 +278,48 @@ def test_a_receiver_that_is_gone_is_told_apart():
         ours.close()
         with pytest.raises(TransportError, match="E409"):
             link.send(RawMessage(b"x" * 10_000_000))
+
+
+@pytest.fixture(params=["tcp", "unix"])
+def ends(request):
+    """Both ends of a connection."""
+    if request.param == "unix":
+        pair = socket.socketpair()
+    else:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            pair = socket.create_connection(server.getsockname()), server.accept()[0]
+    yield pair
+    for one in pair:
+        one.close()
+
+
+def test_a_peer_that_says_no_more_is_not_gone(ends):
+    ours, theirs = ends
+    source = ExactSocket(theirs, 1.0)
+    assert not source.gone()
+    ours.sendall(b"data")
+    ours.shutdown(socket.SHUT_WR)
+    time.sleep(0.05)
+    assert not source.gone()
+    assert source.read(4) == b"data"
+    with pytest.raises(TransportError, match="E401"):
+        source.read(2, first=True)
+    assert not source.gone()
+
+
+@pytest.mark.fault("F17")
+@pytest.mark.parametrize("read_first", [False, True])
+def test_a_peer_that_resets_is_gone_for_good(ends, read_first):
+    ours, theirs = ends
+    source = ExactSocket(theirs, 1.0)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    ours.close()
+    time.sleep(0.05)
+    if read_first:  # a thread that reads on takes the error from the socket
+        with pytest.raises(TransportError, match="E401"):
+            source.read(2, first=True)
+    assert source.gone()
+    assert source.gone()
 
 
 def test_an_image_is_one_write():

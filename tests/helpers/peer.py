@@ -66,6 +66,7 @@ class Outcome:
     images: list[ismrmrd.Image] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
+    progress: list[str] = field(default_factory=list)
     closed: bool = False
     order: list[int] = field(default_factory=list)
     raised: BaseException | None = None
@@ -102,7 +103,8 @@ def _collect(sock: socket.socket, outcome: Outcome) -> None:
                 outcome.errors.append(read(n).decode())
             elif mid == TEXT:
                 (n,) = struct.unpack("<I", read(4))
-                outcome.texts.append(read(n).decode())
+                text = read(n).decode()
+                (outcome.progress if text.startswith("DBG ") else outcome.texts).append(text)
             else:
                 raise AssertionError(f"the gadget sent a message of id {mid}")
 
