@@ -7,6 +7,7 @@ from gadget import configs, settings
 from pogmdm_core.errors import ConfigError, OutputError
 
 SHIPPED = (
+    "pogmdm_beside_grappa.xml",
     "pogmdm_cartesian.xml",
     "pogmdm_cartesian_buffers.xml",
     "pogmdm_connect.xml",
@@ -33,8 +34,8 @@ def test_chains_are_what_gadgetron_parses(name):
     assert {parts(reader) for reader in root.findall("readers/reader")} == READERS
     # without a writer for anything else, only images leave
     assert [parts(writer) for writer in root.findall("writers/writer")] == [("gadgetron_core_writers", "ImageWriter")]
-    assert {child.tag for child in root.find("stream")} <= {"gadget", "external"}
-    external = root.find("stream/external")
+    assert {child.tag for stream in root.iter("stream") for child in stream} <= {"gadget", "external", "parallel"}
+    (external,) = root.iter("external")
     if name == "pogmdm_connect.xml":
         # not localhost: Gadgetron tries its first address only, which may be the IPv6 one
         assert external.find("connect").attrib == {"address": "127.0.0.1", "port": "18000"}
@@ -48,7 +49,7 @@ def test_chains_are_what_gadgetron_parses(name):
     # the noise readouts are consumed exactly where a NoiseAdjustGadget comes before
     whitened = "NoiseAdjustGadget" in [g.findtext("classname") for g in root.findall("stream/gadget")]
     assert given.get("noise.whiten", "auto") == ("upstream" if whitened else "auto")
-    assert "AutoScale" not in [c for _, c in map(parts, root.findall("stream/gadget"))]
+    assert "AutoScaleGadget" not in [c for _, c in map(parts, root.iter("gadget"))]
 
 
 def test_cartesian_chain_order():
@@ -83,6 +84,41 @@ def test_buffered_chain_order():
         "external",
         "ImageFinishGadget",
     ]
+
+
+def test_the_image_of_grappa_and_ours_leave_in_series_of_their_own():
+    root = parse(configs.text_of("pogmdm_beside_grappa"))
+    (parallel,) = root.findall("stream/parallel")
+    assert parts(parallel.find("branch")) == ("gadgetron_core_parallel", "AcquisitionFanout")
+    assert parts(parallel.find("merge")) == ("gadgetron_core_parallel", "UnorderedMerge")
+    streams = {stream.get("key"): stream for stream in parallel.findall("stream")}
+    assert list(streams) == ["grappa", "pogmdm"]
+    # what makes ReconData, reconstructs it and takes image arrays apart, in the order that their messages need
+    assert [gadget.findtext("classname") for gadget in streams["grappa"]] == [
+        "AcquisitionAccumulateTriggerGadget",
+        "BucketToBufferGadget",
+        "GenericReconCartesianReferencePrepGadget",
+        "GenericReconEigenChannelGadget",
+        "GenericReconCartesianGrappaGadget",
+        "GenericReconPartialFourierHandlingFilterGadget",
+        "GenericReconFieldOfViewAdjustmentGadget",
+        "ImageArraySplitGadget",
+        "ComplexToFloatGadget",
+    ]
+    assert [child.tag for child in streams["pogmdm"]] == ["external"]
+    assert [g.findtext("classname") for g in root.findall("stream/gadget")] == [
+        "NoiseAdjustGadget",
+        "AsymmetricEchoAdjustROGadget",
+        "RemoveROOversamplingGadget",
+        "ImageFinishGadget",
+    ]
+    # GRAPPA counts its series from image_series + 1, its maps of encoding 0 go up to 3000 in steps of 100
+    assert settings.load(properties=shipped_properties("pogmdm_beside_grappa")).output.series_base == 500
+
+
+def shipped_properties(name):
+    node = parse(configs.gadget_configuration(f"{name}.xml", []))
+    return {p.get("name"): p.get("value") for p in node.findall("property") if p.get("value")}
 
 
 @pytest.mark.parametrize("name", SHIPPED)
