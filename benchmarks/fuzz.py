@@ -121,7 +121,7 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
 
 def read_stream(data: bytes) -> None:
     link = Link(connection(data))
-    link.limit(64, 1 << 20, 1.0)
+    link.limit(1 << 20, 1.0)
     for _ in link.messages():
         pass
 

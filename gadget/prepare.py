@@ -69,7 +69,7 @@ def prepare(acquired: AcquiredFrame, whitener: Whitener | None, settings: Gadget
     whitener
         From the noise scan; None leaves the noise unknown, it is then estimated from the data.
     settings
-        ``coils.n_virtual`` and ``trajectory`` are used.
+        ``coils.n_virtual``, ``trajectory``, ``limits.max_coils`` and ``limits.max_accel`` are used.
 
     Raises
     ------
@@ -103,8 +103,12 @@ def prepare(acquired: AcquiredFrame, whitener: Whitener | None, settings: Gadget
             )
             warnings.append("NOISE_SCALE_MISMATCH")
             frame = replace(frame, noise_std=None)
-    if settings.coils.n_virtual is not None and settings.coils.n_virtual < frame.n_coils:
-        frame = compressed(frame, settings.coils.n_virtual)
+    n_coils, most = frame.n_coils, settings.limits.max_coils
+    if n_coils > min(most, settings.coils.n_virtual or most):
+        frame = compressed(frame, min(most, settings.coils.n_virtual or most))
+        if settings.coils.n_virtual is None:
+            logs.get().warning("%s: %d channels are compressed to limits.max_coils = %d", acquired.key, n_coils, most)
+            warnings.append("COMPRESSED")
     if frame.mask is not None and frame.acceleration > settings.limits.max_accel:
         raise DataError(
             304,

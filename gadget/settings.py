@@ -118,7 +118,9 @@ class LimitsSettings(Section):
     """Where the gadget refuses instead of running out of memory or waiting for ever."""
 
     max_matrix: int = Field(default=1024, ge=8, le=8192, description="largest image matrix; readouts may be twice that")
-    max_coils: int = Field(default=256, ge=1, le=1024, description="most channels of a readout")
+    max_coils: int = Field(
+        default=256, ge=1, le=1024, description="most channels that are reconstructed; more are compressed to so many"
+    )
     max_message_bytes: int = Field(default=1 << 28, ge=1 << 12, description="largest single message")
     max_buffer_bytes: int = Field(
         default=8 << 30,

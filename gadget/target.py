@@ -100,7 +100,7 @@ def reconstruct_scan(link: Link, settings: GadgetSettings, header: Any) -> None:
 
     log = logs.configure(settings.log)
     limits = settings.limits
-    link.limit(limits.max_coils, limits.max_message_bytes, limits.idle_timeout_s)
+    link.limit(limits.max_message_bytes, limits.idle_timeout_s)
     geometry = read_geometry(header, limits.max_matrix)
     log.info("scan: %s; preset %s", geometry.summary(), settings.preset)
 

@@ -34,12 +34,15 @@ from gadget.wire import (
     WAVEFORM,
     ExactSocket,
     broken,
+    impossible,
     too_big,
 )
 
 # Bytes per pixel by data type; ismrmrd's own table has 8 for the 4-byte integer type 4.
 _PIXEL_BYTES = {1: 2, 2: 2, 3: 4, 4: 4, 5: 4, 6: 8, 7: 8, 8: 16}
 _ERROR_TEXT_BYTES = 4096
+# Bits of the header's channel_mask.
+_MAX_CHANNELS = 1024
 # Longest that a peer may go on sending before it is told of an error, seconds.
 _DRAIN_S = 30.0
 
@@ -65,7 +68,6 @@ class Link:
     boundaries are no longer known, and `fail` discards bytes instead of reading messages.
     """
 
-    max_coils = 256
     max_message_bytes = 1 << 28
 
     def __init__(self, connection: Any, idle_timeout_s: float = 300.0) -> None:
@@ -86,9 +88,9 @@ class Link:
         connection.add_reader(TEXT, self._skip_text)
         connection.add_reader(ERROR, self._read_error)
 
-    def limit(self, max_coils: int, max_message_bytes: int, idle_timeout_s: float) -> None:
+    def limit(self, max_message_bytes: int, idle_timeout_s: float) -> None:
         """Set the limits once the settings are known."""
-        self.max_coils, self.max_message_bytes = max_coils, max_message_bytes
+        self.max_message_bytes = max_message_bytes
         self.socket.idle_timeout_s = idle_timeout_s
         self.socket.socket.settimeout(idle_timeout_s)
 
@@ -202,8 +204,8 @@ class Link:
     def _read_acquisition(self, source: ExactSocket) -> ismrmrd.Acquisition:
         head = ismrmrd.AcquisitionHeader.from_buffer_copy(source.read(ctypes.sizeof(ismrmrd.AcquisitionHeader)))
         n, coils, dims = head.number_of_samples, head.active_channels, head.trajectory_dimensions
-        if coils > self.max_coils:
-            raise too_big(f"readout {head.scan_counter}: the number of channels", coils, "max_coils", self.max_coils)
+        if coils > _MAX_CHANNELS:
+            raise impossible(f"readout {head.scan_counter}: the number of channels", coils, _MAX_CHANNELS)
         self._check_bytes(f"readout {head.scan_counter}", 4 * n * dims + 8 * n * coils)
         traj = np.frombuffer(source.read(4 * n * dims), dtype="<f4").reshape(n, dims)
         data = np.frombuffer(source.read(8 * n * coils), dtype="<c8").reshape(coils, n)

@@ -40,6 +40,13 @@ def too_big(what: str, found: int, limit_name: str, limit: int) -> Exception:
     )
 
 
+def impossible(what: str, found: int, most: int) -> Exception:
+    """Make the DataError E302 of a number that the format itself does not allow."""
+    from gadget.errors import DataError
+
+    return DataError(302, f"{what} {found} exceeds {most}, the most there can be.", "The sender is damaged.")
+
+
 class ExactSocket:
     """Stands in for the stock wrapper of a socket: reads exactly, or says what is wrong.
 

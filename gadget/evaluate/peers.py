@@ -86,7 +86,7 @@ def _nlinv(base: Path, frame: KSpaceFrame, score: Callable[[np.ndarray], float])
     found = {}
     for steps in _NEWTON_STEPS:
         _bart(base, "nlinv", f"-i{steps}", *where, "kspace", f"image{steps}", f"maps{steps}")
-        image = _fit(np.abs(read_cfl(base / f"image{steps}")).squeeze(), frame.shape)
+        image = np.abs(fit(read_cfl(base / f"image{steps}").squeeze(), frame.shape))
         found[steps] = (score(image), image)
     best = max(found, key=lambda steps: found[steps][0])
     maps = read_cfl(base / f"maps{best}").squeeze()
@@ -150,12 +150,27 @@ def _bart(base: Path, *arguments: str) -> None:
         raise ComputeError(520, f"bart {arguments[0]} failed with status {done.returncode}: {last[:120]}.")
 
 
-def _fit(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Crop the centre: nlinv off the grid may answer on an oversampled grid."""
-    if image.ndim != 2 or image.shape[0] < shape[0] or image.shape[1] < shape[1]:
+def fit(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Bring what nlinv answers off the grid, where it has its own idea of the matrix, to `shape`, complex.
+
+    More pixels are a larger field of view, of which the centre counts. Fewer are the same field of view, for nlinv goes
+    by the largest position that was sampled: zeros around its k-space.
+    """
+    if image.ndim != 2:
         raise ComputeError(520, f"bart answered with an image of {image.shape}, expected {shape}.")
-    first = [n // 2 - wanted // 2 for n, wanted in zip(image.shape, shape, strict=True)]
-    return image[first[0] : first[0] + shape[0], first[1] : first[1] + shape[1]]
+    cropped = _centre(image, tuple(map(min, image.shape, shape)))
+    if cropped.shape == shape:
+        return cropped
+    axes = (0, 1)
+    spectrum = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(cropped, axes)), axes)
+    padded = np.zeros(shape, spectrum.dtype)
+    _centre(padded, cropped.shape)[...] = spectrum
+    return np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(padded, axes)), axes)
+
+
+def _centre(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    first = [n // 2 - wanted // 2 for n, wanted in zip(array.shape, shape, strict=True)]
+    return array[first[0] : first[0] + shape[0], first[1] : first[1] + shape[1]]
 
 
 def write_cfl(base: Path, array: np.ndarray) -> None:

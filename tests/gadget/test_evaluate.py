@@ -11,7 +11,7 @@ from gadget.cli import main
 from gadget.evaluate import cache, methods
 from gadget.evaluate.data import read_full_scan
 from gadget.evaluate.oracle import best_on_grid
-from gadget.evaluate.peers import read_cfl, write_cfl
+from gadget.evaluate.peers import fit, read_cfl, write_cfl
 from gadget.evaluate.truth import make_case
 from pogmdm_core.operators.fourier import centred_fft
 
@@ -77,6 +77,19 @@ def test_a_method_that_fails_is_a_row(full, tmp_path, monkeypatch):
     assert zf["psnr"]
     assert bart["psnr"] == ""
     assert bart["note"].startswith("E520 bart is not on the PATH")
+
+
+def test_answers_on_another_grid_are_brought_to_ours():
+    """A Gaussian at one place of the field of view, on a grid of fewer pixels and on a field of view twice as large."""
+
+    def gaussian(n, field=1.0):
+        y, x = np.meshgrid(*[(np.arange(n) - n // 2) / n * field] * 2, indexing="ij")
+        return np.exp(-((y - 0.1) ** 2 + (x + 0.2) ** 2) / (2 * 0.05**2)) + 0j
+
+    wanted = gaussian(64)
+    ratio = 62**2 / 64**2  # of the numbers of pixels, by which zeros around k-space scale
+    np.testing.assert_allclose(fit(gaussian(62), (64, 64)) / ratio, wanted, atol=1e-3)
+    np.testing.assert_array_equal(fit(gaussian(128, 2.0), (64, 64)), wanted)
 
 
 def test_sigpy_beats_the_zero_filled_image_when_it_is_installed(full, tmp_path):

@@ -198,6 +198,21 @@ def test_channels_are_compressed_after_whitening():
     assert few.frame.noise_std == full.frame.noise_std
 
 
+@pytest.mark.fault("F39")
+def test_more_channels_than_the_limit_are_compressed_and_the_image_says_so(caplog):
+    """128 channels: the noise level stays, nearly all signal is kept."""
+    scan = Scan(n_coils=128, noise_std=0.02)
+    full, few = prepared_of(scan), prepared_of(scan, **{"limits.max_coils": "24"})
+    assert (full.frame.n_coils, few.frame.n_coils) == (128, 24)
+    assert "COMPRESSED" in few.warnings
+    assert "COMPRESSED" not in full.warnings
+    assert "128 channels are compressed to limits.max_coils = 24" in caplog.text
+    assert few.frame.noise_std == full.frame.noise_std
+    rss = [f.frame.kspace.abs().square().sum(0).sqrt() for f in (full, few)]
+    centre = np.s_[18:22, 22:26]
+    assert float((rss[1][centre] / rss[0][centre]).min()) > 0.99
+
+
 def test_asymmetric_echo_is_masked_not_cropped():
     scan = Scan(noise_std=0, noise_scan=False)
     missing = 20

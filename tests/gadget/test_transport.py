@@ -173,7 +173,7 @@ def lie(**fields):
     [
         (
             lie(number_of_samples=65535, active_channels=65535),
-            "number of channels 65535 exceeds limits.max_coils = 256",
+            "number of channels 65535 exceeds 1024",
         ),
         (lie(number_of_samples=65535, active_channels=256, trajectory_dimensions=65535), "limits.max_message_bytes"),
         (struct.pack("<HI", TEXT, 2**32 - 1), "limits.max_message_bytes"),
@@ -182,7 +182,7 @@ def lie(**fields):
 )
 def test_announced_sizes_are_checked_before_memory_is_taken(message, text):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    limits = {"max_coils": 256, "max_message_bytes": 1 << 20, "idle_timeout_s": 5.0}
+    limits = {"max_message_bytes": 1 << 20, "idle_timeout_s": 5.0}
     _, outcome, _ = read_all([*handshake(), message], limits=limits)
     with pytest.raises(DataError, match=f"E302 .*{text}"):
         raise outcome.raised
@@ -231,7 +231,7 @@ def test_error_comes_after_what_the_peer_still_sends():
 @pytest.mark.parametrize("state", ["messages", "ahead", "lost"])
 def test_a_sender_that_never_ends_is_told_all_the_same(link, monkeypatch, state):
     monkeypatch.setattr(gadget.transport, "_DRAIN_S", 0.5)
-    link.limit(256, 1 << 20, 60.0)
+    link.limit(1 << 20, 60.0)
     items = link.ahead(ByteBudget()) if state == "ahead" else link.messages()
 
     def feed():
