@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 
 from pogmdm_core.density import gridded_coil_images
-from pogmdm_core.errors import ComputeError, ConfigError
+from pogmdm_core.errors import ComputeError, ConfigError, HeaderError
 from pogmdm_core.frame import GAUSSIAN_FACTORS, KSpaceFrame, ReconResult, SamplerStatus
 from pogmdm_core.judged_map import judged_map
 from pogmdm_core.map_estimate import level_for
@@ -37,6 +37,7 @@ from pogmdm_core.warm_start import (
 )
 
 _SCALE_QUANTILE = 0.999
+_MIN_MATRIX = 8  # along each axis, as the gadget demands of headers
 _LEAST_NOISE = 1e-4  # of the image scale: keeps noise-free simulations well conditioned
 _AUTO_BATCH_BYTES = 2**28
 _TINY = torch.finfo(torch.float32).tiny
@@ -81,10 +82,19 @@ def reconstruct(
     ------
     ComputeError
         E501 when the device does not exist.
+    HeaderError
+        E216 when the image has less than 8 pixels along an axis: the filters would wrap around it.
     ConfigError
         E127 when the sampler would start above the prior's trained noise levels.
     """
     settings = settings if settings is not None else Settings.model_validate({})
+    if min(frame.shape) < _MIN_MATRIX:
+        ny, nx = frame.shape
+        raise HeaderError(
+            216,
+            f"the image matrix is {nx}x{ny}; the prior's filters need {_MIN_MATRIX} pixels along each axis.",
+            "Zero-fill the matrix in the header's reconSpace and encodedSpace.",
+        )
     device = choose_device(settings.device)
     method = settings.uncertainty.method
     n_samples = settings.sampler.n_samples if method in ("calibrated", "samples") else 0

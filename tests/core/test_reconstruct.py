@@ -16,6 +16,7 @@ from pogmdm_core import (
     reconstruct,
     zero_filled,
 )
+from pogmdm_core.errors import HeaderError
 from pogmdm_core.prior.model import Prior
 from pogmdm_core.reconstruct import image_scale
 from pogmdm_core.warm_start import nlinv
@@ -291,6 +292,21 @@ def test_print_will_do_for_progress(scan, prior, capsys):
 def test_a_device_that_is_not_there(device, scan, prior):
     with pytest.raises(ComputeError, match=f"E501 device '{device}' is not there"):
         reconstruct(scan.frame, prior, quick(device=device))
+
+
+@pytest.mark.parametrize("shape", [(1, 64), (64, 1), (7, 40)])
+@pytest.mark.fault("F48")
+def test_an_image_that_filters_would_wrap_around_is_refused(shape, prior):
+    frame = KSpaceFrame.cartesian(torch.ones(2, *shape, dtype=torch.complex64), torch.ones(shape, dtype=torch.bool))
+    with pytest.raises(HeaderError, match=f"E216 the image matrix is {shape[1]}x{shape[0]}"):
+        reconstruct(frame, prior, quick())
+
+
+@pytest.mark.fault("F48")
+def test_the_smallest_image(prior):
+    noise = torch.randn(2, 8, 8, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    outcome = reconstruct(KSpaceFrame.cartesian(noise, torch.ones(8, 8, dtype=torch.bool)), prior, quick())
+    assert_finite(outcome)
 
 
 @pytest.mark.parametrize(("shape", "n_coils"), [((48, 40), 1), ((31, 37), 3), ((33, 64), 2)])

@@ -1,22 +1,32 @@
 """A peer that dies after any byte of a scan: the right code at once, no CPU, no thread left, the service goes on."""
 
+import concurrent.futures
 import itertools
+import socket
 import threading
 import time
+from functools import partial
 
 import pytest
 from fakes import core
 from helpers.mrd_factory import Scan
 from helpers.peer import fire_stream, run_client, stream
 
+import gadget.settings
 import gadget.target
+from gadget.budget import ByteBudget
+from gadget.errors import TransportError
+from gadget.handshake import ServedConnection
 from gadget.serve import Server
+from gadget.settings import LimitsSettings
+from gadget.transport import Link
 
 SCAN = Scan(nx=8, ny=8, n_coils=1, oversampling=1, noise_scan=False)
 PARTS = {
     "gadgetron": stream(SCAN.header(), SCAN.acquisitions()),
     "fire": fire_stream(SCAN.header(), SCAN.acquisitions(), parameters={"preset": "fast"}),
 }
+STALL_S = 1.0
 
 
 @pytest.fixture
@@ -58,6 +68,50 @@ def test_killed_at_some_bytes(address, dialect):
     ends = list(itertools.accumulate(map(len, PARTS[dialect])))
     around = {end + step for end in ends[:-1] for step in (-1, 0, 1, 2, 3)}
     kill_at(address, dialect, sorted(k for k in {0, 1, 2, *around, *range(5, ends[-1], 211)} if k < ends[-1]))
+
+
+def read_scan(connection, link):
+    settings, _ = connection.introduction()
+    connection.socket.idle_timeout_s = STALL_S
+    for _ in link.ahead(ByteBudget(settings.limits.max_buffer_bytes)):
+        pass
+
+
+def stall_at(monkeypatch, dialect, offsets):
+    """Silent, but alive, from `offset` on: E403 after the time-out, and next to no CPU until then."""
+    # how long a FIRE scanner may prepare after its header
+    monkeypatch.setattr(gadget.settings, "LimitsSettings", partial(LimitsSettings, idle_timeout_s=STALL_S))
+    whole = b"".join(PARTS[dialect])
+    n_threads = threading.active_count()
+    for offset in offsets:
+        ours, theirs = socket.socketpair()
+        with ours, theirs, concurrent.futures.ThreadPoolExecutor(1) as pool:
+            connection = ServedConnection(theirs, STALL_S)
+            reading = pool.submit(read_scan, connection, Link(connection))
+            ours.sendall(whole[:offset])
+            time.sleep(STALL_S / 2)  # everything that came has been read
+            start, cpu = time.monotonic(), time.process_time()
+            error = reading.exception(STALL_S + 5)
+            seconds, cpu = time.monotonic() - start, time.process_time() - cpu
+        assert isinstance(error, TransportError), (offset, error)
+        assert error.code == 403, (offset, error)
+        assert cpu < 0.05 * seconds, (offset, cpu, seconds)
+        assert threading.active_count() <= n_threads, offset
+
+
+@pytest.mark.fault("F02", "F03")
+@pytest.mark.parametrize("dialect", PARTS)
+def test_stalled_at_some_bytes(monkeypatch, dialect):
+    ends = list(itertools.accumulate(map(len, PARTS[dialect])))
+    stall_at(monkeypatch, dialect, [1, ends[0], ends[0] + 3, ends[1], ends[2] + 1, ends[2] + 341, ends[-2]])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.fault("F02", "F03")
+@pytest.mark.parametrize("dialect", PARTS)
+def test_stalled_at_many_bytes(monkeypatch, dialect):
+    stall_at(monkeypatch, dialect, range(1, len(b"".join(PARTS[dialect])) - 2, 97))
 
 
 @pytest.mark.slow
