@@ -152,6 +152,25 @@ def test_an_even_mask_is_tested_throughout():
     assert spectrum.untested < 0.25
 
 
+@pytest.mark.parametrize(("n_central", "untested"), [(8, False), (7, True), (5, True), (1, True)])
+def test_with_few_central_lines_nothing_is_tested(n_central, untested):
+    """The coils may be wrong then, and the folds are predicted with the same ones."""
+    lines = torch.zeros(120, dtype=torch.bool)
+    lines[::3] = True
+    lines[56:66] = False
+    lines[60 - n_central // 2 : 60 - n_central // 2 + n_central] = True
+    frame = frame_of(lines[:, None].expand(120, 16).contiguous())
+    folds = split(frame, 4)
+    spectrum = fit(frame, folds, line_errors(frame, folds, (1.0, -2.0, 1.0), 0.1), 0.1)
+    assert (spectrum.untested == 1.0) is untested
+
+
+def test_a_full_scan_has_enough_central_lines():
+    frame = frame_of(torch.ones(16, 16, dtype=torch.bool))
+    folds = split(frame, 4)
+    assert fit(frame, folds, line_errors(frame, folds, (1.0, -2.0, 1.0), 0.1), 0.1).untested < 1
+
+
 def test_rms_charges_missing_cells_and_what_noise_leaves_in_acquired_ones():
     cells = torch.tensor([[3.0, 5.0], [7.0, 1.0]], dtype=torch.float64)
     acquired = torch.tensor([[True, False], [False, True]])
