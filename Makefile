@@ -1,5 +1,6 @@
 # make demo   simulate a radial scan (45 spokes), reconstruct it through the gadget, leave images in demo/
 # make test   ruff, mypy and the test suite
+# make test-oldest   what speaks MRD, with the oldest numpy and ismrmrd that setup.cfg allows, in .venv-oldest
 # Both work in .venv, made on first use; the Python it is made from is left alone.
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 REQUIREMENTS := setup.cfg constraints.txt pyproject.toml
 DEMO_PRESET ?= fast
 
-.PHONY: demo test clean
+.PHONY: demo test test-oldest clean
 
 demo: $(VENV)/.installed
 	mkdir -p demo
@@ -35,5 +36,12 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	touch $@
 
+test-oldest:
+	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	grep -v -e numpy -e ismrmrd constraints.txt > .venv-oldest/constraints.txt
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-oldest/constraints.txt \
+		-e '.[test]' 'numpy==1.26.*' 'ismrmrd==1.14.*'
+	.venv-oldest/bin/python -m pytest tests/gadget tests/e2e
+
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info
+	rm -rf $(VENV) .venv-oldest demo build dist *.egg-info

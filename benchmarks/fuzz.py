@@ -121,7 +121,7 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
 
 def read_stream(data: bytes) -> None:
     link = Link(connection(data))
-    link.limit(1 << 20, 1.0)
+    link.configure(1 << 20, 1.0)
     for _ in link.messages():
         pass
 

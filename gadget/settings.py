@@ -97,6 +97,9 @@ class OutputSettings(Section):
         description="intensity of the largest pixel with dtype=uint16 (not of std); empty: 1.25 times the brightest of "
         "the first image",
     )
+    waveforms: Literal["drop", "pass"] = Field(
+        default="drop", description="what becomes of waveforms (ECG, breathing) that enter with the readouts"
+    )
     series_base: int = Field(default=0, ge=0, le=65000, description="added to every image_series_index")
 
     @field_validator("maps", mode="before")

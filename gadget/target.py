@@ -100,7 +100,7 @@ def reconstruct_scan(link: Link, settings: GadgetSettings, header: Any) -> None:
 
     log = logs.configure(settings.log)
     limits = settings.limits
-    link.limit(limits.max_message_bytes, limits.idle_timeout_s)
+    link.configure(limits.max_message_bytes, limits.idle_timeout_s, settings.output.waveforms == "pass")
     geometry = read_geometry(header, limits.max_matrix)
     log.info("scan: %s; preset %s", geometry.summary(), settings.preset)
 
@@ -122,7 +122,7 @@ def reconstruct_scan(link: Link, settings: GadgetSettings, header: Any) -> None:
 
 
 def frames(link: Link, buffer: AcquisitionBuffer) -> Iterator[AcquiredFrame]:
-    """Complete frames as the stream brings them; images that enter go straight back.
+    """Complete frames as the stream brings them; images that enter go straight back, as do waveforms if so set.
 
     When the stream ends without CLOSE, frames that have all their lines still come before the error (E401).
     """
@@ -135,7 +135,7 @@ def frames(link: Link, buffer: AcquisitionBuffer) -> Iterator[AcquiredFrame]:
         for item in link.ahead(buffer.budget):
             if isinstance(item, RawMessage):
                 link.send(item)
-                n_passed += 1
+                n_passed += item.is_image
                 continue
             # a tuple is ReconData, else an acquisition
             for frame in frames_of(item, buffer.geometry) if isinstance(item, tuple) else buffer.add(item):

@@ -53,6 +53,11 @@ class RawMessage:
 
     data: bytes
 
+    @property
+    def is_image(self) -> bool:
+        """Whether it is an image; else a waveform."""
+        return self.data[:2] == struct.pack("<H", IMAGE)
+
 
 class Link:
     """Messages in, messages out, over a stock gadgetron connection whose handshake is done.
@@ -69,6 +74,7 @@ class Link:
     """
 
     max_message_bytes = 1 << 28
+    pass_waveforms = False
 
     def __init__(self, connection: Any, idle_timeout_s: float = 300.0) -> None:
         self.connection = connection
@@ -84,13 +90,13 @@ class Link:
         connection.add_reader(ACQUISITION, self._read_acquisition)
         connection.add_reader(IMAGE, self._read_image)
         connection.add_reader(RECON_DATA, self._read_recon_data)
-        connection.add_reader(WAVEFORM, self._skip_waveform)
+        connection.add_reader(WAVEFORM, self._read_waveform)
         connection.add_reader(TEXT, self._skip_text)
         connection.add_reader(ERROR, self._read_error)
 
-    def limit(self, max_message_bytes: int, idle_timeout_s: float) -> None:
-        """Set the limits once the settings are known."""
-        self.max_message_bytes = max_message_bytes
+    def configure(self, max_message_bytes: int, idle_timeout_s: float, pass_waveforms: bool = False) -> None:
+        """Set limits, and whether waveforms go on to the receiver, once the settings are known."""
+        self.max_message_bytes, self.pass_waveforms = max_message_bytes, pass_waveforms
         self.socket.idle_timeout_s = idle_timeout_s
         self.socket.socket.settimeout(idle_timeout_s)
 
@@ -236,12 +242,14 @@ class Link:
 
         return read_recon_data(source, self._check_bytes)
 
-    def _skip_waveform(self, source: ExactSocket) -> None:
-        head = WaveformHeader.from_buffer_copy(source.read(ctypes.sizeof(WaveformHeader)))
+    def _read_waveform(self, source: ExactSocket) -> RawMessage | None:
+        head_bytes = source.read(ctypes.sizeof(WaveformHeader))
+        head = WaveformHeader.from_buffer_copy(head_bytes)
         n_bytes = 4 * head.number_of_samples * head.channels
         self._check_bytes("a waveform", n_bytes)
-        source.read(n_bytes)
+        values = source.read(n_bytes)
         self.n_waveforms += 1
+        return RawMessage(struct.pack("<H", WAVEFORM) + head_bytes + values) if self.pass_waveforms else None
 
     def _skip_text(self, source: ExactSocket) -> None:
         (n_bytes,) = struct.unpack("<I", source.read(4))

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -90,6 +93,31 @@ def test_a_lost_device_gets_one_retry_on_the_cpu(gpu):
 def test_other_errors_are_not_taken_for_memory():
     with pytest.raises(RuntimeError, match="shapes"):
         run(Failing(RuntimeError("shapes differ"), 1))
+
+
+_THREADS = """
+import threading, time, torch
+import pogmdm_core as pg
+from pogmdm_core import trajectories
+k, shot = trajectories.radial(48, (128, 128))
+frame = pg.KSpaceFrame.noncartesian(torch.randn(4, k.shape[1], dtype=torch.complex64), k, (128, 128), shot=shot)
+prior, settings = pg.load_prior(), pg.Settings(n_samples=2, n_steps=3, map_steps=20)
+cpu, wall = time.process_time(), time.monotonic()
+pg.reconstruct(frame, prior, settings)
+print(torch.get_num_threads(), (time.process_time() - cpu) / (time.monotonic() - wall), threading.active_count())
+"""
+
+
+@pytest.mark.fault("F55")
+def test_the_number_of_threads_is_what_the_environment_says():
+    """Nobody takes more cores than OMP_NUM_THREADS leaves: not torch, not the NUFFT library, not this software."""
+    command = [sys.executable, "-c", _THREADS]
+    done = subprocess.run(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True
+    )
+    n_threads, busy, n_python = map(float, done.stdout.split())
+    assert (n_threads, n_python) == (1, 1)
+    assert busy < 1.2
 
 
 @pytest.mark.fault("F55")

@@ -49,6 +49,18 @@ def test_any_bytes_elsewhere(name, data):
 
 
 @quick
+@given(data=st.data())
+def test_any_change_of_a_weights_file(data):
+    """Cut off, lengthened, or with bytes of its header or its numbers replaced."""
+    read, (good, *_) = KINDS["weights"]
+    header = 8 + int.from_bytes(good[:8], "little")
+    at = data.draw(st.integers(0, header + 64) | st.integers(0, len(good)))
+    put = data.draw(st.binary(max_size=16) | st.sampled_from([b"\xff" * 8, b"nan", b"-1", b"1e999", b"{}", b"[]"]))
+    end = data.draw(st.sampled_from([len(good), at + len(put), header, len(good) + 3]))
+    assert not run_case(read, (good[:at] + put + good[at + len(put) :] + bytes(3))[:end]).startswith("!")
+
+
+@quick
 @given(st.sampled_from([1008, 1022, 1023, 1026]), st.binary(min_size=340, max_size=700), st.integers(0, 2**64 - 1))
 def test_any_header_of_a_message(mid, head, number):
     for at in (0, 8, 24, 26):

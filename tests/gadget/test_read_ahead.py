@@ -46,7 +46,7 @@ def test_the_sender_gets_rid_of_everything_while_nobody_consumes(pair):
 
 def test_what_is_kept_is_bounded(pair):
     link, ours = pair
-    link.limit(1 << 20, 5.0)
+    link.configure(1 << 20, 5.0)
     messages = link.ahead(ByteBudget(3 * (len(MESSAGES[0]) + OBJECT_BYTES)))
     ours.sendall(MESSAGES[0])
     next(messages)
@@ -115,7 +115,7 @@ def test_errors_come_after_the_messages_before_them(pair):
 
 def test_silence_counts_only_while_somebody_waits(pair):
     link, ours = pair
-    link.limit(1 << 20, 0.4)
+    link.configure(1 << 20, 0.4)
     messages = link.ahead(ByteBudget())
     ours.sendall(MESSAGES[0])
     next(messages)

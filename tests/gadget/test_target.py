@@ -106,6 +106,19 @@ def test_images_in_the_stream_pass_through(run):
     assert run(items=[image]).raised is None  # a chain of images alone is no failure
 
 
+def test_waveforms_go_on_as_the_settings_say(run):
+    waveform = ismrmrd.Waveform.from_array(np.arange(100, dtype=np.uint32).reshape(2, 50))
+    scan = Scan()
+    items = [waveform, *scan.acquisitions()]
+    assert run(parts=stream(scan.header(), items)).waveforms == []
+    outcome = run(parts=stream(scan.header(), items, configuration(output__waveforms="pass")))
+    assert [item_message(w) for w in outcome.waveforms] == [item_message(waveform)]
+    assert len(outcome.images) == 2
+    # a scan of which only waveforms come back is no success
+    alone = stream(scan.header(), [waveform], configuration(output__waveforms="pass"))
+    failed(run(parts=alone), TransportError, "E405")
+
+
 @pytest.mark.fault("F36")
 def test_noise_only_scan_is_a_success_without_images(run, caplog):
     caplog.set_level(logging.INFO)

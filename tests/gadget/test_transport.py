@@ -33,7 +33,7 @@ def read_all(parts, hang_up=True, limits=None, **kwargs):
         link = Link(connection, **kwargs)
         links.append(link)
         if limits:
-            link.limit(**limits)
+            link.configure(**limits)
         try:
             for item in link.messages():
                 seen.append(item)
@@ -84,6 +84,14 @@ def test_images_pass_unchanged_whatever_their_type():
 
     run_in_process(parts, target)
     assert seen[-1] == bytes(integer)
+
+
+def test_waveforms_pass_where_they_are_wanted():
+    waveform = ismrmrd.Waveform.from_array(np.arange(100, dtype=np.uint32).reshape(2, 50))
+    limits = {"max_message_bytes": 1 << 20, "idle_timeout_s": 5.0, "pass_waveforms": True}
+    seen, _, _ = read_all(stream(SCAN.header(), [waveform, SCAN.acquisitions()[0]]), hang_up=False, limits=limits)
+    assert seen[0].data == item_message(waveform)
+    assert not seen[0].is_image
 
 
 @pytest.mark.fault("F06")
@@ -231,7 +239,7 @@ def test_error_comes_after_what_the_peer_still_sends():
 @pytest.mark.parametrize("state", ["messages", "ahead", "lost"])
 def test_a_sender_that_never_ends_is_told_all_the_same(link, monkeypatch, state):
     monkeypatch.setattr(gadget.transport, "_DRAIN_S", 0.5)
-    link.limit(1 << 20, 60.0)
+    link.configure(1 << 20, 60.0)
     items = link.ahead(ByteBudget()) if state == "ahead" else link.messages()
 
     def feed():

@@ -67,6 +67,7 @@ class Outcome:
     errors: list[str] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     progress: list[str] = field(default_factory=list)
+    waveforms: list[ismrmrd.Waveform] = field(default_factory=list)
     closed: bool = False
     order: list[int] = field(default_factory=list)
     raised: BaseException | None = None
@@ -98,6 +99,8 @@ def _collect(sock: socket.socket, outcome: Outcome) -> None:
                 outcome.closed = True
             elif mid == IMAGE:
                 outcome.images.append(ismrmrd.Image.deserialize_from(read))
+            elif mid == WAVEFORM:
+                outcome.waveforms.append(ismrmrd.Waveform.deserialize_from(read))
             elif mid == ERROR:
                 (n,) = struct.unpack("<Q", read(8))
                 outcome.errors.append(read(n).decode())
