@@ -5,10 +5,11 @@
 
 Every scan is undersampled with every pattern and seed, with its own noisy samples as truth (real) and with an exact
 truth and fresh noise (synthetic), and reconstructed with a shipped preset. Leave one scan out: the factor by which
-samples are too narrow (geometric mean of true error over spread, per way of sampling) and the half-widths of the
-50, 80 and 95 % intervals (mean over cases of the quantiles of |error| / standard deviation) come from the other
-scans. Beside it, what the samples say by themselves: their mean, their spread, Gaussian intervals; with --raw also of
-other samplers. The last lines are the factors from all scans: what `pogmdm_core.settings` ships.
+samples are too narrow (geometric mean of true error over spread, per way of sampling), that by which folds of spokes
+and interleaves predict too large an error, and the half-widths of the 50, 80 and 95 % intervals (mean over cases of the
+quantiles of |error| / standard deviation) come from the other scans. Beside it, what the samples say by themselves:
+their mean, their spread, Gaussian intervals; with --raw also of other samplers. The last lines are the factors from all
+scans: what `pogmdm_core.settings` ships.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ from gadget.evaluate.truth import Case, make_case
 from gadget.settings import load
 from pogmdm_core import ReconResult, load_prior, reconstruct
 from pogmdm_core.frame import GAUSSIAN_FACTORS
-from pogmdm_core.uncertainty.folds import sampling_of
+from pogmdm_core.uncertainty.folds import Sampling, sampling_of
 
 PROBABILITIES = (0.5, 0.8, 0.95)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One reconstruction with all sample factors at 1.
+    """One reconstruction with all sample and fold factors at 1.
 
     `std` `(y, x)` is scaled by the geometric mean of both scales; `spread` is that of the raw samples,
     `folds` what held-out k-space predicts; `raw` measures the samples without either.
@@ -92,7 +93,7 @@ def run_raw(case: Case, sampler: str) -> dict[str, float]:
 
 
 def run(case: Case, scan: FullScan, label: str, preset: str) -> Outcome:
-    ones = {f"uncertainty.sample_factors.{name}": 1.0 for name in ("lines", "points", "shots")}
+    ones = {f"uncertainty.{which}_factors.{kind.value}": 1.0 for which in ("sample", "fold") for kind in Sampling}
     settings = load(preset=preset, overrides={"uncertainty.method": "calibrated", **ones})
     result = reconstruct(case.frame, load_prior(settings.prior), settings)
     assert result.std is not None  # noqa: S101 - a benchmark
@@ -111,24 +112,35 @@ def run(case: Case, scan: FullScan, label: str, preset: str) -> Outcome:
     )
 
 
-def learn(outcomes: Sequence[Outcome]) -> tuple[dict[str, float], tuple[float, ...]]:
-    """Sample factors by way of sampling, and half-widths of the intervals."""
-    by_kind: dict[str, list[float]] = {}
-    for outcome in outcomes:
-        by_kind.setdefault(outcome.sampling, []).append(math.log(outcome.too_narrow))
-    factors = {kind: math.exp(float(np.mean(logs))) for kind, logs in by_kind.items()}
+@dataclass(frozen=True)
+class Factors:
+    """Sample and fold factors by way of sampling, and half-widths of the intervals."""
+
+    samples: dict[str, float]
+    folds: dict[str, float]
+    widths: tuple[float, ...] = ()
+
+
+def learn(outcomes: Sequence[Outcome]) -> Factors:
+    """Factors are geometric means. That of the folds is learned for shots only: see `pogmdm_core.settings`."""
+    samples, folds = {}, {}
+    for kind in {outcome.sampling for outcome in outcomes}:
+        of_kind = [outcome for outcome in outcomes if outcome.sampling == kind]
+        samples[kind] = math.exp(float(np.mean([math.log(o.too_narrow) for o in of_kind])))
+        folds[kind] = math.exp(float(np.mean([math.log(o.held_out_ratio) for o in of_kind]))) if kind == "shots" else 1
+    found = Factors(samples, folds)
     widths = []
     for probability in PROBABILITIES:
         quantiles = [
-            np.quantile(o.error / calibrated(o, factors)[o.reference.mask] / o.scale, probability) for o in outcomes
+            np.quantile(o.error / calibrated(o, found)[o.reference.mask] / o.scale, probability) for o in outcomes
         ]
         widths.append(float(np.mean(quantiles)))
-    return factors, tuple(widths)
+    return Factors(samples, folds, tuple(widths))
 
 
-def calibrated(outcome: Outcome, factors: dict[str, float]) -> np.ndarray:
-    """Put the factor in: it enters the geometric mean of two scales."""
-    return outcome.std * math.sqrt(factors[outcome.sampling])
+def calibrated(outcome: Outcome, factors: Factors) -> np.ndarray:
+    """Put the factors in: they enter the geometric mean of two scales."""
+    return outcome.std * math.sqrt(factors.samples[outcome.sampling] / factors.folds[outcome.sampling])
 
 
 def main() -> None:
@@ -160,12 +172,12 @@ def main() -> None:
     out.write("| " + " | ".join([*heads, "warnings"]) + " |\n" + "|---" * (len(heads) + 1) + "|\n")
     rows = []
     for outcome, other in zip(outcomes, others, strict=True):
-        factors, widths = learn([o for o in outcomes if o.scan != outcome.scan])
+        factors = learn([o for o in outcomes if o.scan != outcome.scan])
         found = uncertainty_metrics(
             outcome.image,
             calibrated(outcome, factors),
             outcome.reference,
-            dict(zip(PROBABILITIES, widths, strict=True)),
+            dict(zip(PROBABILITIES, factors.widths, strict=True)),
         )
         values = [outcome.held_out_ratio, outcome.too_narrow, *(found[name] for name in shown)]
         for raw in ({"renoise": outcome.raw} | other).values():
@@ -174,8 +186,7 @@ def main() -> None:
         words = " ".join(w for w in outcome.warnings if w == "LOWER_BOUND") or "-"
         out.write(f"| {outcome.label} | " + " | ".join(f"{v:.3f}" for v in values) + f" | {words} |\n")
     out.write("| mean | " + " | ".join(f"{v:.3f}" for v in np.mean(rows, axis=0)) + " | |\n")
-    factors, widths = learn(outcomes)
-    out.write(f"\nfrom all scans: sample factors {factors}, interval factors {widths}\n")
+    out.write(f"\nfrom all scans: {learn(outcomes)}\n")
 
 
 if __name__ == "__main__":

@@ -127,9 +127,10 @@ def reconstruct(
     magnitude = best.abs().cpu() * scale
     estimate = _choose_estimate(found is not None, len(magnitudes))
     if method in ("calibrated", "folds"):
-        factor = settings.uncertainty.sample_factors[sampling_of(frame).value]
+        sampling, learned = sampling_of(frame), settings.uncertainty
+        wrong = (learned.sample_factors[sampling.value], learned.fold_factors[sampling.value])
         held = None if found is None else found.held
-        uncertainty = combine(best.abs().cpu(), held, magnitudes, noise_std / scale, factor).times(scale)
+        uncertainty = combine(best.abs().cpu(), held, magnitudes, noise_std / scale, *wrong).times(scale)
         run.warnings.extend(uncertainty.warnings)
     else:
         uncertainty = Uncertainty(moments.std, "samples" if moments.std is not None else "off")

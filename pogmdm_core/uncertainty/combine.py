@@ -66,6 +66,7 @@ def combine(
     samples: Sequence[torch.Tensor],
     noise_std: float,
     sample_factor: float,
+    fold_factor: float = 1.0,
 ) -> Uncertainty:
     """Make the map.
 
@@ -81,6 +82,8 @@ def combine(
         Noise per real/imaginary part, same units.
     sample_factor
         Factor by which samples are too narrow, > 0.
+    fold_factor
+        Factor by which left-out samples are predicted worse than those never acquired, > 0.
     """
     inside = object_mask(magnitude)
     if not bool(inside.any()):
@@ -89,7 +92,7 @@ def combine(
     scales: dict[str, float] = {}
     warnings: list[str] = []
     if held is not None:
-        scales["folds"] = held.spectrum.rms(2 * noise_std**2, int(inside.sum()))
+        scales["folds"] = held.spectrum.rms(2 * noise_std**2, int(inside.sum())) / fold_factor
         scales["untested"] = held.spectrum.untested
         patterns.append(_normalised(_smooth(held.spread), inside))
         if held.spectrum.untested > MOST_UNTESTED:

@@ -205,6 +205,10 @@ def test_scale_is_the_geometric_mean_of_both():
     # where folds move more, the map is larger
     assert found.std[-4:].mean() > found.std[:4].mean()
 
+    halved = combine(torch.ones(20, 20), held_of(0.04), draws(0.01, 200), 0.001, 3.0, fold_factor=2.0)
+    assert halved.scales["folds"] == pytest.approx(found.scales["folds"] / 2)
+    assert torch.allclose(halved.std, found.std / 2**0.5)
+
 
 def test_disagreement_and_untested_gaps_are_told():
     found = combine(torch.ones(20, 20), held_of(0.04, untested=0.4), draws(0.01, 50), 0.001, sample_factor=1.0)
