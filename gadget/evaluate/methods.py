@@ -81,7 +81,7 @@ def fingerprint(name: str) -> str:
     if base in ("nlinv", "tv"):
         return f"{settings.coils.model_dump_json()} {TV_WEIGHTS} {TV_TOLERANCE} {TV_STEPS}"
     if base == sigpy_peer.NAME:
-        return sigpy_peer.version()
+        return sigpy_peer.settings()
     return peers.version() if base in peers.NAMES else ""
 
 
