@@ -22,10 +22,7 @@ from pogmdm_core.uncertainty.folds import split
 from pogmdm_core.uncertainty.held_out import HeldOut, held_out
 from pogmdm_core.warm_start import WarmStart
 
-PRIOR_WEIGHTS = (1.0, 0.5)  # 0.5 gains 0.2 to 0.6 dB on two brains, and loses up to 0.7 dB on a phantom
-# Where the model is wrong, the residual counts as noise, which it is not: 4 gains 1.1 dB on a spiral of 12 interleaves
-# with field errors, and nothing on one of 20.
-WRONG_MODEL_WEIGHTS = (1.0, 4.0)
+PRIOR_WEIGHTS = (1.0, 0.5)  # 0.5 gains 0.2 to 0.6 dB on two brains, and loses 1.5 dB on a phantom
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ def judged_map(
     noise_level, noise_std
         Noise of the likelihood, and of the receivers, per real/imaginary part, units of `model`'s data.
     run
-        What accompanies it. Its warning MODEL_ERROR says that `noise_level` is a residual, not noise.
+        What accompanies it.
 
     Returns
     -------
@@ -71,8 +68,7 @@ def judged_map(
     if sampler.prior_weight is not None:
         weights: tuple[float, ...] = (sampler.prior_weight,)
     else:
-        candidates = WRONG_MODEL_WEIGHTS if "MODEL_ERROR" in run.warnings else PRIOR_WEIGHTS
-        weights = candidates if folds else candidates[:1]
+        weights = PRIOR_WEIGHTS if folds else PRIOR_WEIGHTS[:1]
     best, image = None, start.image
     for number, weight in enumerate(weights):
         if sampler.map_steps == 0 or run.status is SamplerStatus.CANCELLED:

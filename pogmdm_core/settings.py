@@ -61,8 +61,8 @@ class SamplerSettings(Section):
         None,
         gt=0,
         le=10,
-        description="weight of the prior against the data in the MAP; empty: 1 or 0.5 (1 or 4 where the model does not "
-        "fit the data), whichever predicts held-out k-space better (uncertainty.method calibrated or folds), else 1",
+        description="weight of the prior against the data in the MAP; empty: 1 or 0.5, whichever predicts held-out "
+        "k-space better (uncertainty.method calibrated or folds), else 1",
     )
 
     @model_validator(mode="after")

@@ -6,9 +6,8 @@ import pytest
 import torch
 from helpers.simulated_scan import simulate
 
-import pogmdm_core.judged_map as module
 from pogmdm_core import Settings, load_prior, reconstruct
-from pogmdm_core.judged_map import PRIOR_WEIGHTS, WRONG_MODEL_WEIGHTS, judged_map
+from pogmdm_core.judged_map import PRIOR_WEIGHTS, judged_map
 from pogmdm_core.operators.encoding import EncodingModel
 from pogmdm_core.reconstruct import image_scale
 from pogmdm_core.run import Run
@@ -36,24 +35,6 @@ def test_the_weight_that_predicts_best_is_kept(case):
     assert torch.linalg.vector_norm(chosen.image - alone[chosen.weight].image) < 0.02 * torch.linalg.vector_norm(
         chosen.image
     )
-
-
-def test_where_the_model_is_wrong_more_prior_is_tried(case, monkeypatch):
-    model, start, eta = case
-    tried = []
-    attempt = module._attempt
-
-    def record(*args):
-        tried.append(args[6])
-        return attempt(*args)
-
-    monkeypatch.setattr(module, "_attempt", record)
-    settings = Settings.model_validate({"map_steps": 5, "device": "cpu"})
-    for warnings in ([], ["MODEL_ERROR"]):
-        run = Run(None, None)
-        run.warnings += warnings
-        judged_map(model, load_prior(), start, eta, eta, settings, run)
-    assert tried == [*PRIOR_WEIGHTS, *WRONG_MODEL_WEIGHTS]
 
 
 def test_misfit_is_noise_and_more(case):
