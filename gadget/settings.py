@@ -10,7 +10,7 @@ import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from xml.etree.ElementTree import Element
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
@@ -52,12 +52,10 @@ class TrajectorySettings(Section):
         description="angles of spokes that carry no trajectory; spoke number kspace_encode_step_1; uniform over 180 "
         "degrees, 111.25 or 23.6 degrees apart; auto: as the header's trajectoryDescription names them",
     )
-    fov_factor: float = Field(
-        default=1.0,
-        ge=1,
-        le=2,
+    fov_factor: Annotated[float, Field(ge=1, le=2)] | Literal["auto"] = Field(
+        default="auto",
         description="how much larger than the field of view the object is (off the grid only): reconstructed larger, "
-        "then cropped",
+        "then cropped; auto: 1.5 where that explains data which 1 does not, 1 with limits.recon_deadline_s",
     )
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gadget.frames import AcquiredFrame
     from gadget.prepare import PreparedFrame
     from gadget.settings import GadgetSettings
+    from pogmdm_core import ReconResult
 
 
 def pogmdm_recon(connection: Any) -> None:
@@ -93,7 +94,9 @@ def reconstruct_scan(link: Link, settings: GadgetSettings, header: Any) -> None:
     """Geometry, then frame by frame: prepare, reconstruct, send."""
     from gadget.budget import ByteBudget
     from gadget.buffer import AcquisitionBuffer
+    from gadget.compute import compute
     from gadget.emit import Emitter
+    from gadget.field_of_view import FieldOfView
     from gadget.header import read_geometry
     from gadget.prepare import channels_of, make_whitener, prepare
     from gadget.sliding import SlidingBuffer
@@ -110,13 +113,19 @@ def reconstruct_scan(link: Link, settings: GadgetSettings, header: Any) -> None:
     buffer = SlidingBuffer(*holds, window.shots, window.step) if window.shots else AcquisitionBuffer(*holds)
     emitter = Emitter(settings, prior)
     whitener, seen = None, None
+
+    def warm_start(prepared: PreparedFrame, settings: GadgetSettings) -> ReconResult:
+        progress = logs.progress_lines(str(prepared.acquired.key), link.report)
+        return compute(core, prepared.frame, prior, settings, prepared.acquired.key, progress, link.gone)
+
+    field_of_view = FieldOfView(settings, lambda frame, given: prepare(frame, whitener, given), warm_start)
     for acquired in frames(link, buffer):
         n_channels, channels = acquired.data.shape[1], channels_of(acquired.heads[0])
         if seen != (seen := (len(buffer.noise), n_channels, channels)):
             whitener = make_whitener(
                 buffer.noise, n_channels, settings.noise.whiten, geometry.noise_bandwidth, channels
             )
-        prepared = prepare(acquired, whitener, settings)
+        prepared = field_of_view.prepare(acquired)
         for image in reconstruct_frame(core, prepared, prior, settings, emitter, link):
             link.send(image)
 

@@ -136,7 +136,8 @@ def sampled_frame(acquired: AcquiredFrame, data: np.ndarray, settings: Trajector
             f"{matrix[0]} x {matrix[1]} (unit {unit}; limit 1 %).",
             "Set trajectory.unit if the unit is another; else correct the trajectory or the header's matrix.",
         )
-    grid = np.array([2 * math.ceil(n * settings.fov_factor / 2) for n in matrix]) if settings.fov_factor > 1 else matrix
+    factor = 1.0 if settings.fov_factor == "auto" else settings.fov_factor
+    grid = np.array([2 * math.ceil(n * factor / 2) for n in matrix]) if factor > 1 else matrix
     growth = grid / matrix
     scale = float(1 / np.sqrt(growth.prod()))
     pixel = [encoded.fov_mm[i] / encoded.matrix[i] for i in (0, 1)]
