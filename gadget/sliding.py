@@ -42,26 +42,43 @@ class SlidingBuffer(AcquisitionBuffer):
         if kind is Kind.NOISE or encoding.trajectory == "cartesian" or encoding.encoded.matrix[2] > 1:
             return super().add(acq)
         self.counts[kind] += 1
+        before = self._next_measurement(head.measurement_uid)
         key = FrameKey.of(head)._replace(phase=0, repetition=0)
         if not self._belongs_to_image(kind, key):
-            return []
+            return before
         window = self._windows.setdefault(key, [])
         window.append(acq)
         self._count_bytes(acq)
         if len(window) < self.shots:
-            return []
+            return before
         frame = self._frame(key)
         for old in window[: self.step]:
             self._discount_bytes(old)
         del window[: self.step]
-        return [frame]
+        return [*before, frame]
+
+    def _next_measurement(self, uid: int) -> list[AcquiredFrame]:
+        """Complete what belongs to another measurement, and begin new windows."""
+        last, frames = self._uid, super()._next_measurement(uid)
+        if last in (None, uid):
+            return frames
+        for frame in self._unfilled():
+            frames.append(replace(frame, warnings=(*frame.warnings, "MEASUREMENT_CHANGED")))
+        for window in self._windows.values():
+            for acq in window:
+                self._discount_bytes(acq)
+        self._windows.clear()
+        self._made.clear()
+        return frames
 
     def flush(self) -> list[AcquiredFrame]:
         """Complete what never filled a window; called when the stream ends."""
-        frames = super().flush()
-        frames += [self._frame(key) for key, window in self._windows.items() if window and not self._made[key]]
+        frames = super().flush() + self._unfilled()
         self._windows.clear()
         return frames
+
+    def _unfilled(self) -> list[AcquiredFrame]:
+        return [self._frame(key) for key, window in self._windows.items() if window and not self._made[key]]
 
     def _frame(self, key: FrameKey) -> AcquiredFrame:
         encoding, n_channels = self.geometry.encoding(key.encoding), self.geometry.n_channels

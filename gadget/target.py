@@ -6,8 +6,8 @@ target runs, so a broken installation has to fail inside `pogmdm_recon` to be se
 
 from __future__ import annotations
 
-import logging
 import signal
+import traceback
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -84,10 +84,10 @@ def run_scan(link: Link, start: Callable[[], tuple[GadgetSettings, Any]]) -> Non
     except Exception as error:  # noqa: BLE001 - the one place: whatever happens must reach the client
         shown = coded(error)
         log.error("%s", shown)
-        log.debug("where it happened:", exc_info=error)
+        # places and lines of code only: the text of an unexpected error may quote data of the patient
+        log.debug("%s, where it happened:\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
         link.fail(str(shown))
-        debug = log.isEnabledFor(logging.DEBUG)
-        raise shown.with_traceback(None) from (error if debug and shown is not error else None)
+        raise shown.with_traceback(None) from None
 
 
 def reconstruct_scan(link: Link, settings: GadgetSettings, header: Any) -> None:

@@ -34,6 +34,25 @@ def test_windows_overlap_and_number_their_frames():
         np.testing.assert_array_equal(frame.data[0], acquisitions[1 + 4 * number].data)
 
 
+@pytest.mark.fault("F41")
+def test_windows_never_mix_two_measurements():
+    """15 spokes of the first, 10 of the second."""
+    header, acquisitions = running_scan()
+    for number, acq in enumerate(acquisitions):
+        acq.measurement_uid = 1 if number <= 15 else 2  # a noise readout comes first
+    frames, rest = frames_of(header, acquisitions, 10, 5)
+    uids = [{head.measurement_uid for head in frame.heads} for frame in frames + rest]
+    assert uids == [{1}, {1}, {2}]
+    assert [len(frame.heads) for frame in frames + rest] == [10, 10, 10]
+    # cut off before the first window is full: labelled
+    frames, rest = frames_of(header, acquisitions, 12, 12)
+    assert [({h.measurement_uid for h in f.heads}, len(f.heads)) for f in frames + rest] == [({1}, 12), ({2}, 10)]
+    frames, rest = frames_of(header, acquisitions, 20, 20)
+    assert [len(f.heads) for f in frames] == [15]
+    assert "MEASUREMENT_CHANGED" in frames[0].warnings
+    assert [len(f.heads) for f in rest] == [10]
+
+
 def test_memory_is_that_of_one_window():
     header, acquisitions = radial_scan(n_spokes=60)
     room = 12 * (acquisitions[0].data.nbytes + acquisitions[0].traj.nbytes + 340 + OBJECT_BYTES)

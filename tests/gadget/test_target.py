@@ -183,9 +183,10 @@ def test_unexpected_errors_tell_their_type_only(run, caplog):
     def broken(*_args, **_kwargs):
         raise KeyError(CANARY)
 
-    caplog.set_level(logging.INFO, "pogmdm")
-    outcome = run(reconstruct=broken)
+    caplog.set_level(logging.DEBUG, "pogmdm")
+    outcome = run(reconstruct=broken, config=configuration(log="debug"))
     failed(outcome, ComputeError, "E599 unexpected KeyError")
+    assert "KeyError, where it happened" in caplog.text
     assert outcome.raised.__cause__ is None
     assert CANARY not in caplog.text
 
