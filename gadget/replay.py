@@ -18,6 +18,7 @@ from typing import Any
 
 from gadget.atomic import complete_file, refuse_existing
 from gadget.configs import gadget_configuration
+from gadget.hdf5_storage import hdf5_storage
 from gadget.replay_child import GadgetProcess
 from gadget.replay_input import Scan, open_scan
 from gadget.replay_output import ImageFile
@@ -98,7 +99,8 @@ def replay(job: Job, display: ProgressDisplay | None = None, debug: bool = False
         with (
             open_scan(job.source, job.group) as scan,
             complete_file(job.output, job.overwrite) as temporary,
-            ImageFile(temporary, job.out_group) as images,
+            hdf5_storage(temporary) as storage,
+            ImageFile(storage, job.out_group) as images,
         ):
             _play(job, config, scan, images, display, debug)
             if not images.series:

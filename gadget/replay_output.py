@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from gadget.hdf5_storage import Hdf5Storage
 from pogmdm_core.errors import OutputError
 
 
@@ -14,18 +14,19 @@ class ImageFile:
 
     Parameters
     ----------
-    path
-        File to write; made with the first image.
+    storage
+        Of the file.
     group
         Group that holds the series.
     """
 
-    def __init__(self, path: Path, group: str) -> None:
+    def __init__(self, storage: Hdf5Storage, group: str) -> None:
         import ismrmrd
 
         self.series: dict[int, int] = {}
         self._kinds: dict[int, tuple[Any, ...]] = {}
-        self._dataset = ismrmrd.Dataset(str(path), group)
+        self._storage = storage
+        self._dataset = ismrmrd.Dataset(storage, group)
 
     def __enter__(self) -> ImageFile:
         return self
@@ -38,8 +39,13 @@ class ImageFile:
     def append(self, image: Any) -> None:
         """Add one image.
 
-        Raises OutputError E604 when its shape, pixel type or image type differs from its series: writing
-        it would leave the series unreadable.
+        Raises
+        ------
+        OutputError
+            E604 its shape, pixel type or image type differs from its series: writing it would leave the series
+            unreadable.
+        OSError
+            The file cannot be written.
         """
         number = int(image.image_series_index)
         kind = (image.data.shape, image.data.dtype, image.image_type)
@@ -48,4 +54,5 @@ class ImageFile:
                 604, f"series {number} mixes images {self._kinds[number][:2]} and {kind[:2]}.", "Report this."
             )
         self._dataset.append_image(f"image_{number}", image)
+        self._storage.check()
         self.series[number] = self.series.get(number, 0) + 1
