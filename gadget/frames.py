@@ -54,7 +54,8 @@ class AcquiredFrame:
     data
         complex64 `(readout, coil, sample)`, scanner units.
     rows
-        Row of the encoded matrix of each readout, int `(readout,)`, centre at ny // 2; their number off the grid.
+        Row of the encoded matrix of each readout, int `(readout,)`, centre at ny // 2; off the grid the order in
+        which they came, counting those that were dropped.
     heads
         Header of each readout.
     trajectory
@@ -85,7 +86,12 @@ class AcquiredFrame:
 
 
 def assemble(
-    key: FrameKey, readouts: Sequence[ismrmrd.Acquisition], encoding: Encoding, n_channels: int | None
+    key: FrameKey,
+    readouts: Sequence[ismrmrd.Acquisition],
+    encoding: Encoding,
+    n_channels: int | None,
+    *,
+    is_window: bool = False,
 ) -> AcquiredFrame:
     """Screen the readouts of one image and stack them.
 
@@ -95,17 +101,24 @@ def assemble(
         The frame's indices, its readouts (at least one), and their encoding.
     n_channels
         Receive channels the header announces, or None.
+    is_window
+        Whether fewer readouts than the header announces were asked for.
 
     Raises
     ------
     DataError
-        E303 over 5 % of the readouts lie outside the matrix (Cartesian), E305 most have no samples or not the shape
-        of the others, E330 over 1 % hold NaN or infinite samples.
+        E303 over 5 % of the readouts lie outside the matrix or the encoding limits (Cartesian), E305 most have no
+        samples or not the shape of the others, E330 over 1 % hold NaN or infinite samples.
     """
     total = len(readouts)
-    kept = _one_shape(readouts, n_channels)
+    measured = [acq for acq in readouts if acq.discard_pre + acq.discard_post < acq.number_of_samples]
+    kept = _one_shape(measured, n_channels)
     if not kept:
-        raise DataError(305, f"{key}: none of its {total} readouts has samples.", "Check the converter.")
+        raise DataError(
+            305,
+            f"{key}: none of its {total} readouts has samples that are not to be discarded.",
+            "Check the converter, discard_pre and discard_post.",
+        )
     if len(kept) < total - len(kept):
         n_coils, n_samples = kept[0].data.shape
         raise DataError(
@@ -114,7 +127,9 @@ def assemble(
             f"(receiverChannels: {n_channels or 'not stated'}).",
             "Check receiverChannels and the converter.",
         )
-    warnings = ["MIXED_SHAPES"] if len(kept) < total else []
+    warnings = ["EMPTY_READOUTS"] if len(measured) < total else []
+    if len(kept) < len(measured):
+        warnings.append("MIXED_SHAPES")
 
     finite = [acq for acq in kept if np.isfinite(acq.data).all()]
     n_broken = len(kept) - len(finite)
@@ -136,36 +151,42 @@ def assemble(
         logs.get().warning(
             "%s: the header says cartesian, but the readouts are not lines along kx; their trajectory is used", key
         )
-    inside = finite
-    if on_grid:  # elsewhere the encode steps merely count readouts
-        inside = [acq for acq in finite if 0 <= encoding.row(acq.idx.kspace_encode_step_1) < ny]
-        inside = [acq for acq in inside if acq.idx.kspace_encode_step_2 == 0]
+    # off the grid the encode steps merely count readouts
+    inside = [acq for acq in finite if _is_inside(acq, encoding)] if on_grid else finite
     n_outside = len(finite) - len(inside)
     if n_outside > MAX_OUTSIDE_SHARE * len(finite):
         raise DataError(
             303,
-            f"{key}: {n_outside} of {len(finite)} readouts lie outside the {ny} rows of encodedSpace "
-            f"(centre {encoding.centre_row}; limit 5 %).",
+            f"{key}: {n_outside} of {len(finite)} readouts lie outside the {ny} rows of encodedSpace (centre "
+            f"{encoding.centre_row}) or the encoding limits {_range(encoding.steps)} (at most 5 % may).",
             "Check encodingLimits.kspace_encoding_step_1 and encodedSpace.matrixSize.y.",
         )
     if n_outside:
         warnings.append("OUTSIDE_MATRIX")
     if len(inside) < total:
         logs.get().warning(
-            "%s: dropped %d readouts of another shape, %d with NaN or infinite samples, %d outside the matrix",
+            "%s: dropped %d readouts without samples, %d of another shape, %d with NaN or infinite samples, %d outside "
+            "the matrix",
             key,
-            total - len(kept),
+            total - len(measured),
+            len(measured) - len(kept),
             n_broken,
             n_outside,
         )
 
     if on_grid:
         rows = np.array([encoding.row(acq.idx.kspace_encode_step_1) for acq in inside])
-        if len(np.unique(rows)) < encoding.expected_rows:
-            warnings.append("INCOMPLETE")
         nearest = int(np.argmin(np.abs(rows - ny // 2)))
+        n_repeated = len(inside) - len({(row, acq.idx.average) for row, acq in zip(rows, inside, strict=True)})
+        if n_repeated:
+            warnings.append("REPEATED_LINES")
+            logs.get().warning("%s: %d lines came more than once in an average: their mean is used", key, n_repeated)
     else:
-        rows, nearest = np.arange(len(inside)), len(inside) // 2
+        chosen = set(map(id, inside))
+        rows, nearest = np.flatnonzero([id(acq) in chosen for acq in readouts]), len(inside) // 2
+    expected = encoding.expected_rows if on_grid else encoding.expected_shots
+    if len(np.unique(rows)) < expected and not is_window:
+        warnings.append("INCOMPLETE")
     return AcquiredFrame(
         key=key,
         encoding=encoding,
@@ -177,6 +198,17 @@ def assemble(
         on_grid=on_grid,
         warnings=tuple(warnings),
     )
+
+
+def _is_inside(acq: ismrmrd.Acquisition, encoding: Encoding) -> bool:
+    """Whether a line lies in the encoded matrix, and within the encoding limits where the header has them."""
+    step = acq.idx.kspace_encode_step_1
+    allowed = encoding.steps is None or step in encoding.steps
+    return allowed and 0 <= encoding.row(step) < encoding.encoded.matrix[1] and acq.idx.kspace_encode_step_2 == 0
+
+
+def _range(steps: range | None) -> str:
+    return "(none given)" if steps is None else f"{steps.start}..{steps.stop - 1}"
 
 
 def _one_shape(readouts: Sequence[ismrmrd.Acquisition], n_channels: int | None) -> list[ismrmrd.Acquisition]:

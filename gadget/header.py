@@ -50,8 +50,8 @@ class Encoding:
     spokes
         Angle scheme that trajectoryDescription or the type of trajectory names (`gadget.spokes.SCHEMES`), or an
         empty string.
-    n_shots
-        Encode steps between the limits of kspace_encoding_step_1, however many rows there are, or None.
+    steps
+        Values kspace_encode_step_1 may have by its limits, or None where the header does not say.
     """
 
     encoded: Space
@@ -64,7 +64,7 @@ class Encoding:
     last: dict[str, int]
     centre_partition: int = 0
     spokes: str = ""
-    n_shots: int | None = None
+    steps: range | None = None
 
     @property
     def has_foreign_calibration(self) -> bool:
@@ -83,6 +83,11 @@ class Encoding:
     def expected_rows(self) -> int:
         """Rows a regularly undersampled scan acquires at least."""
         return max(1, -(-self.n_rows // self.acceleration))
+
+    @property
+    def expected_shots(self) -> int:
+        """Spokes or interleaves of a complete scan, as far as the limits tell."""
+        return max(1, -(-len(self.steps or ()) // self.acceleration))
 
 
 @dataclass(frozen=True)
@@ -209,7 +214,7 @@ def _encoding(encoding: Any, where: str, max_matrix: int) -> Encoding:
     limits = encoding.encodingLimits
     rows = getattr(limits, "kspace_encoding_step_1", None)
     ny = encoded.matrix[1]
-    centre, n_rows, n_shots = ny // 2, ny, None
+    centre, n_rows, steps = ny // 2, ny, None
     if rows is not None:
         name = f"{where}.encodingLimits.kspace_encoding_step_1"
         low, high, centre = (
@@ -218,8 +223,8 @@ def _encoding(encoding: Any, where: str, max_matrix: int) -> Encoding:
         )
         # some writers leave all three at 0: then the matrix is the better witness
         if high > low:
-            n_shots = high - low + 1
-            n_rows = min(ny, n_shots)
+            steps = range(low, high + 1)
+            n_rows = min(ny, len(steps))
         elif centre == 0:
             centre = ny // 2
     centre_partition = nz // 2
@@ -247,7 +252,7 @@ def _encoding(encoding: Any, where: str, max_matrix: int) -> Encoding:
         centre_partition=centre_partition,
         spokes=scheme_of(str(getattr(encoding.trajectoryDescription, "identifier", None) or ""))
         or scheme_of(_word(encoding.trajectory)),
-        n_shots=n_shots,
+        steps=steps,
     )
 
 

@@ -68,8 +68,6 @@ def cartesian_grid(acquired: AcquiredFrame, data: np.ndarray) -> Grid:
     n_measured = n_placed = 0
     for readout, row, head in zip(data, acquired.rows, acquired.heads, strict=True):
         first, measured = sample_columns(head, nx)
-        if measured.start >= measured.stop:
-            continue  # everything is marked to be discarded
         values = readout[:, ::-1] if has_flag(head.flags, ismrmrd.ACQ_IS_REVERSE) else readout
         measured = _without_padding(values, measured)
         low = max(measured.start, -first)

@@ -6,6 +6,7 @@ input, so that images keep the scale of the k-space they came from.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -109,10 +110,13 @@ def prepare(acquired: AcquiredFrame, whitener: Whitener | None, settings: Gadget
         if settings.coils.n_virtual is None:
             logs.get().warning("%s: %d channels are compressed to limits.max_coils = %d", acquired.key, n_coils, most)
             warnings.append("COMPRESSED")
-    if frame.mask is not None and frame.acceleration > settings.limits.max_accel:
+    acceleration = frame.acceleration
+    if not acquired.on_grid:  # of the field of view that is wanted: a larger one has more points, as few samples
+        acceleration /= max(1.0, math.prod(fov_mm) / math.prod(acquired.encoding.recon.fov_mm[:2]))
+    if acceleration > settings.limits.max_accel:
         raise DataError(
             304,
-            f"{acquired.key}: one of {frame.acceleration:.1f} points of the k-space grid was sampled, "
+            f"{acquired.key}: one of {acceleration:.1f} points of the k-space grid was sampled, "
             f"limits.max_accel = {settings.limits.max_accel:g}.",
             "The scan was cut off, or its header is wrong; else raise the limit.",
         )

@@ -142,7 +142,10 @@ class LimitsSettings(Section):
         description="seconds a frame may take; then the best image so far is sent, labelled DEADLINE. Empty: no limit",
     )
     max_accel: float = Field(
-        default=20.0, ge=1, le=1000, description="most points of the k-space grid per sampled one (Cartesian)"
+        default=20.0,
+        ge=1,
+        le=1000,
+        description="most points of the k-space grid per sampled one, off the grid per one with a sample near it",
     )
 
 

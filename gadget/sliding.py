@@ -84,7 +84,7 @@ class SlidingBuffer(AcquisitionBuffer):
         encoding, n_channels = self.geometry.encoding(key.encoding), self.geometry.n_channels
         number = self._made[key]
         self._made[key] += 1
-        frame = assemble(key._replace(repetition=number), self._windows[key], encoding, n_channels)
+        frame = assemble(key._replace(repetition=number), self._windows[key], encoding, n_channels, is_window=True)
         reference = frame.reference
         reference.idx.repetition = min(number, 65535)
         reference.idx.phase = 0

@@ -64,9 +64,9 @@ def radial_trajectory(acquired: AcquiredFrame, wanted: str) -> tuple[np.ndarray,
             "header's trajectory to cartesian if the readouts are lines.",
         )
     number = np.array([head.idx.kspace_encode_step_1 for head in acquired.heads])
-    n_spokes = encoding.n_shots or int(number.max()) + 1
+    n_spokes = len(encoding.steps or ()) or int(number.max()) + 1
     if not np.ptp(number):  # a source that does not count
-        number, n_spokes = np.arange(len(number)), len(number)
+        number, n_spokes = acquired.rows, int(acquired.rows.max()) + 1
     angle = number * (np.pi / n_spokes if scheme == "uniform" else _STEPS[scheme])
     radius = np.stack([_radius(head, encoding.encoded.matrix[0]) for head in acquired.heads])
     return np.stack([radius * np.cos(angle)[:, None], radius * np.sin(angle)[:, None]], axis=2), scheme

@@ -160,12 +160,7 @@ def _measured(acquired: AcquiredFrame) -> np.ndarray:
     n = acquired.data.shape[2]
     pre, post = (np.array([getattr(head, f"discard_{end}") for head in acquired.heads]) for end in ("pre", "post"))
     index = np.arange(n)
-    measured = (index >= pre[:, None]) & (index < n - post[:, None])
-    if not measured.any():
-        raise DataError(
-            305, f"{acquired.key}: every sample is marked to be discarded.", "Check discard_pre and discard_post."
-        )
-    return measured
+    return (index >= pre[:, None]) & (index < n - post[:, None])
 
 
 def _columns(position: np.ndarray, wanted: str, key: str) -> str:

@@ -180,16 +180,62 @@ def test_few_broken_readouts_are_dropped_and_many_refused():
 
 
 @pytest.mark.fault("F28")
-def test_rows_outside_the_matrix():
+def test_rows_outside_the_matrix(caplog):
     scan = Scan(ny=80)
     acquisitions = scan.acquisitions()
     for acq in acquisitions[1:5]:
         acq.idx.kspace_encode_step_1 = 500
     _, out = feed(scan, acquisitions)
     assert len(out[0][1].rows) == 76
+    assert "OUTSIDE_MATRIX" in out[0][1].warnings
+    assert "4 outside the matrix" in caplog.text
     acquisitions[7].idx.kspace_encode_step_1 = 81
     with pytest.raises(DataError, match="E303 .*5 of 80 .*80 rows"):
         feed(scan, acquisitions)
+
+
+@pytest.mark.fault("F28")
+def test_rows_outside_the_encoding_limits():
+    """Inside the matrix, but the header says that nothing is measured there."""
+    scan = Scan(ny=80)
+    header = scan.header().replace(b"<maximum>79<", b"<maximum>77<")
+
+    def frames():
+        buffer = AcquisitionBuffer(read_geometry(header))
+        return [f for acq in scan.acquisitions() for f in buffer.add(acq)]
+
+    (frame,) = frames()
+    assert sorted(frame.rows) == list(range(78))
+    assert "OUTSIDE_MATRIX" in frame.warnings
+    header = scan.header().replace(b"<maximum>79<", b"<maximum>74<")
+    with pytest.raises(DataError, match=r"E303 .*5 of 80 .*encoding limits 0..74"):
+        frames()
+
+
+@pytest.mark.fault("F33")
+def test_readouts_of_which_nothing_is_to_be_kept_are_counted(caplog):
+    scan = Scan()
+    acquisitions = scan.acquisitions()
+    acquisitions[5].discard_pre = acquisitions[5].number_of_samples
+    acquisitions[6].discard_pre = acquisitions[6].discard_post = 65535
+    _, out = feed(scan, acquisitions)
+    assert len(out[0][1].rows) == scan.ny - 2
+    assert {"EMPTY_READOUTS", "INCOMPLETE"} <= set(out[0][1].warnings)
+    assert "dropped 2 readouts without samples, 0 of another shape" in caplog.text
+
+
+@pytest.mark.fault("F29")
+def test_lines_that_come_twice_are_told_and_averages_are_not(caplog):
+    scan = Scan()
+    acquisitions = scan.acquisitions()
+    again = scan.acquisitions()[3:6]
+    _, out = feed(scan, [*acquisitions[:-1], *again, acquisitions[-1]])
+    assert "REPEATED_LINES" in out[0][1].warnings
+    assert "3 lines came more than once in an average" in caplog.text
+    for acq in again:
+        acq.idx.average = 1
+    _, out = feed(scan, [*acquisitions[:-1], *again, acquisitions[-1]])
+    assert "REPEATED_LINES" not in out[0][1].warnings
 
 
 @pytest.mark.fault("F31")

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gadget.hdf5_storage import hdf5_storage
 from gadget.preview import montage, write_previews
 from gadget.replay_output import ImageFile
 from pogmdm_core.errors import OutputError
@@ -24,7 +25,7 @@ def make(series, data, meta=None, image_type=1):
 def output(tmp_path):
     bright_top_left = np.full((40, 60), 0.1, dtype=np.float32)
     bright_top_left[:10, :15] = 1.0
-    with ImageFile(tmp_path / "out.h5", "dataset") as file:
+    with hdf5_storage(tmp_path / "out.h5") as storage, ImageFile(storage, "dataset") as file:
         file.append(make(1, bright_top_left, {"DataRole": "Image"}))
         file.append(make(10, bright_top_left, {"GADGETRON_DataRole": "STD_MAP"}))
         file.append(make(11, bright_top_left.astype(np.complex64), image_type=5))
@@ -63,7 +64,7 @@ def test_montage_tiles_row_by_row():
 
 
 def test_all_zero_and_nan_images_can_be_shown(tmp_path):
-    with ImageFile(tmp_path / "out.h5", "dataset") as file:
+    with hdf5_storage(tmp_path / "out.h5") as storage, ImageFile(storage, "dataset") as file:
         file.append(make(1, np.zeros((8, 8), dtype=np.float32)))
         file.append(make(2, np.full((8, 8), np.nan, dtype=np.float32)))
     assert len(write_previews(tmp_path / "out.h5", tmp_path)) == 2

@@ -5,6 +5,7 @@ import ismrmrd
 import numpy as np
 import pytest
 
+from gadget.hdf5_storage import hdf5_storage
 from gadget.recon_report import write_report
 from gadget.replay_output import ImageFile
 from pogmdm_core.errors import OutputError
@@ -23,7 +24,7 @@ def image(series, meta):
 def output(tmp_path):
     path = tmp_path / "out.h5"
     meta = {"DataRole": "Image", "POGMDM_Estimate": "map", "POGMDM_Warnings": "<b>A & B</b>", "PatientName": "NOBODY"}
-    with ImageFile(path, "there") as file:
+    with hdf5_storage(path) as storage, ImageFile(storage, "there") as file:
         file.append(image(1, meta))
         file.append(image(1, meta))
         file.append(image(10, {"DataRole": ["Quantitative", "STD_MAP"], "POGMDM_Std": "calibrated somehow"}))

@@ -87,7 +87,8 @@ def test_an_ambiguous_unit_is_refused_and_can_be_told():
     doubtful = with_columns(acquisitions, lambda t: t * 0.2)
     with pytest.raises(DataError, match="E322 .*trajectory.unit"):
         prepared_of(header, doubtful)
-    assert float(prepared_of(header, doubtful, **{"trajectory.unit": "normalized"}).frame.positions.abs().max()) <= 4.01
+    told = {"trajectory.unit": "normalized", "limits.max_accel": "30"}  # a fifth of k-space in each direction
+    assert float(prepared_of(header, doubtful, **told).frame.positions.abs().max()) <= 4.01
 
 
 @pytest.mark.fault("F25")
@@ -265,11 +266,24 @@ def test_discarded_samples_are_left_out_and_reversed_ones_stay_with_their_positi
     assert torch.equal(part.trajectory, whole.trajectory[:, kept])
     assert torch.equal(part.kspace, whole.kspace[:, kept])
     acquisitions[0].discard_pre = n_read + 7
-    assert 0 not in prepared_of(header, acquisitions).frame.shot
+    found = prepared_of(header, acquisitions)
+    assert torch.equal(found.frame.trajectory, part.trajectory[:, part.shot > 0])
+    assert {"EMPTY_READOUTS", "INCOMPLETE"} <= set(found.warnings)
     for acq in acquisitions:
         acq.discard_pre = n_read
     with pytest.raises(DataError, match="E305 .*discard"):
         prepared_of(header, acquisitions)
+
+
+@pytest.mark.fault("F30")
+def test_a_scan_off_the_grid_that_was_cut_off_is_labelled_or_refused():
+    header, acquisitions = radial_scan(n_spokes=25)
+    assert "INCOMPLETE" not in prepared_of(header, acquisitions).warnings
+    assert "INCOMPLETE" in prepared_of(header, acquisitions[:20]).warnings
+    with pytest.raises(DataError, match="E304 slice 0: one of .* limits.max_accel = 20"):
+        prepared_of(header, acquisitions[:1])
+    # a larger field of view has more points for as few samples: that is no other scan
+    assert "INCOMPLETE" in prepared_of(header, acquisitions[:3], **{"trajectory.fov_factor": "2"}).warnings
 
 
 @pytest.mark.fault("F28")

@@ -246,4 +246,5 @@ def radial_scan(
             acq.set_flag(ismrmrd.ACQ_LAST_IN_SLICE)
             acq.set_flag(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
         made.append(acq)
-    return scan.header(), made
+    limit = _limit("kspace_encoding_step_1", ny - 1, ny // 2)
+    return scan.header().replace(limit.encode(), _limit("kspace_encoding_step_1", n_spokes - 1).encode()), made
