@@ -19,6 +19,8 @@ from gadget.partitions import slice_encoding, to_slices
 # at least this share of it; fewer are stray lines.
 _LATE_SHARE = 0.25
 
+Number = tuple[int, int, int, int]
+
 _FIRST_FLAGS = (ismrmrd.ACQ_FIRST_IN_SLICE, ismrmrd.ACQ_FIRST_IN_REPETITION)
 _LAST_FLAGS = (ismrmrd.ACQ_LAST_IN_SLICE, ismrmrd.ACQ_LAST_IN_REPETITION, ismrmrd.ACQ_LAST_IN_MEASUREMENT)
 
@@ -54,7 +56,8 @@ class AcquisitionBuffer:
         self._groups: dict[FrameKey, list[ismrmrd.Acquisition]] = {}
         self._closed: dict[FrameKey, int] = {}
         self._has_flags = False
-        self._uid: int | None = None
+        self._last: ismrmrd.AcquisitionHeader | None = None
+        self._first: dict[FrameKey, Number] = {}
 
     def add(self, acq: ismrmrd.Acquisition) -> list[AcquiredFrame]:
         """Take one readout; return the frames it completes, oldest first.
@@ -72,7 +75,7 @@ class AcquisitionBuffer:
             return []
         head = acq.getHead()
         key = FrameKey.of(head)
-        before = self._next_measurement(head.measurement_uid)
+        before = self._next_measurement(head, key)
         self._has_flags = self._has_flags or _has_any(acq, (*_FIRST_FLAGS, *_LAST_FLAGS))
         done: list[FrameKey] = []
         if self._belongs_to_image(kind, key):
@@ -80,20 +83,32 @@ class AcquisitionBuffer:
                 done += [other for other in self._groups if not self._waits(other) and self._has_all_lines(other)]
             self._count_bytes(acq)
             self._groups.setdefault(key, []).append(acq)
+            self._first.setdefault(key, number_of(head))
         # flags count on skipped readouts too: the last of a scan may be a navigator
         done += [other for other in self._flagged(head, key) if other not in done]
         return before + self._close(done)
 
-    def _next_measurement(self, uid: int) -> list[AcquiredFrame]:
-        """Complete what belongs to another measurement: two scans in one stream must never mix."""
-        last, self._uid = self._uid, uid
-        if last in (None, uid):
-            return []
-        logs.get().warning("the measurement changes within the stream; frames of the one before are completed")
+    def _next_measurement(self, head: ismrmrd.AcquisitionHeader, key: FrameKey) -> list[AcquiredFrame]:
+        """Complete what belongs to another measurement: two scans in one stream must never mix.
+
+        A scan that begins again under the same measurement_uid (some sources write none) shows in scan_counter: it
+        falls, to the first readout of a frame that is still open. A fall alone shows nothing, readouts may be sorted.
+        """
+        last, self._last = self._last, head
+        if last is not None:
+            again = head.scan_counter < last.scan_counter and self._first.get(key) == number_of(head)
+            if again or head.measurement_uid != last.measurement_uid:
+                logs.get().warning("the measurement changes within the stream; frames of the one before are completed")
+                frames = self._end_measurement()
+                return [replace(frame, warnings=(*frame.warnings, "MEASUREMENT_CHANGED")) for frame in frames]
+        return []
+
+    def _end_measurement(self) -> list[AcquiredFrame]:
+        """Complete what there is and forget the rest."""
         frames = self._close_at_end(list(self._groups))
         self._closed.clear()
         self._has_flags = False
-        return [replace(frame, warnings=(*frame.warnings, "MEASUREMENT_CHANGED")) for frame in frames]
+        return frames
 
     def flush(self) -> list[AcquiredFrame]:
         """Complete whatever is left; called when the stream ends."""
@@ -160,6 +175,7 @@ class AcquisitionBuffer:
         frames = []
         for key in keys:
             group = self._groups.pop(key)
+            del self._first[key]
             for acq in group:
                 self._discount_bytes(acq)
             if len(group) < _LATE_SHARE * self._closed.get(key, 0):
@@ -190,6 +206,11 @@ class AcquisitionBuffer:
 
     def _discount_bytes(self, acq: ismrmrd.Acquisition) -> None:
         self.budget.release(_n_bytes(acq))
+
+
+def number_of(head: ismrmrd.AcquisitionHeader) -> Number:
+    """What no other readout of a frame has: its count in the scan, its line and its average."""
+    return head.scan_counter, head.idx.kspace_encode_step_1, head.idx.kspace_encode_step_2, head.idx.average
 
 
 def _has_any(acq: ismrmrd.Acquisition, flags: tuple[int, ...]) -> bool:

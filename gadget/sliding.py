@@ -8,7 +8,7 @@ from dataclasses import replace
 import ismrmrd
 
 from gadget.budget import ByteBudget
-from gadget.buffer import AcquisitionBuffer
+from gadget.buffer import AcquisitionBuffer, number_of
 from gadget.classify import Kind, classify
 from gadget.frames import AcquiredFrame, FrameKey, assemble
 from gadget.header import ScanGeometry
@@ -42,12 +42,13 @@ class SlidingBuffer(AcquisitionBuffer):
         if kind is Kind.NOISE or encoding.trajectory == "cartesian" or encoding.encoded.matrix[2] > 1:
             return super().add(acq)
         self.counts[kind] += 1
-        before = self._next_measurement(head.measurement_uid)
         key = FrameKey.of(head)._replace(phase=0, repetition=0)
+        before = self._next_measurement(head, key)
         if not self._belongs_to_image(kind, key):
             return before
         window = self._windows.setdefault(key, [])
         window.append(acq)
+        self._first.setdefault(key, number_of(head))
         self._count_bytes(acq)
         if len(window) < self.shots:
             return before
@@ -57,18 +58,15 @@ class SlidingBuffer(AcquisitionBuffer):
         del window[: self.step]
         return [*before, frame]
 
-    def _next_measurement(self, uid: int) -> list[AcquiredFrame]:
-        """Complete what belongs to another measurement, and begin new windows."""
-        last, frames = self._uid, super()._next_measurement(uid)
-        if last in (None, uid):
-            return frames
-        for frame in self._unfilled():
-            frames.append(replace(frame, warnings=(*frame.warnings, "MEASUREMENT_CHANGED")))
+    def _end_measurement(self) -> list[AcquiredFrame]:
+        """Complete what there is, and begin new windows."""
+        frames = super()._end_measurement() + self._unfilled()
         for window in self._windows.values():
             for acq in window:
                 self._discount_bytes(acq)
         self._windows.clear()
         self._made.clear()
+        self._first.clear()
         return frames
 
     def flush(self) -> list[AcquiredFrame]:

@@ -277,8 +277,11 @@ def test_buffer_is_bounded():
 def test_objects_count_beside_their_samples():
     """A thousand readouts of a few samples each take far more than their bytes on the wire."""
     scan = Scan(nx=8, ny=8, n_coils=1, oversampling=1, noise_scan=False, last_flags=False)
+    acquisitions = scan.acquisitions()
+    for acq in acquisitions:
+        acq.scan_counter = 0
     with pytest.raises(DataError, match="E306"):
-        feed(scan, scan.acquisitions() * 100, budget=ByteBudget(800 * 1024))
+        feed(scan, acquisitions * 100, budget=ByteBudget(800 * 1024))
 
 
 def test_key_names_what_is_not_zero():
@@ -338,6 +341,39 @@ def test_two_measurements_in_one_stream_never_mix(caplog):
     assert "MEASUREMENT_CHANGED" in out[0][1].warnings
     assert "MEASUREMENT_CHANGED" not in out[1][1].warnings
     assert "the measurement changes within the stream" in caplog.text
+
+
+@pytest.mark.fault("F41")
+def test_a_scan_that_begins_again_under_the_same_uid_is_another(caplog):
+    scan = Scan(n_slices=2, interleave=True, last_flags=False, noise_scan=False)
+    first, second = scan.acquisitions()[:60], scan.acquisitions()
+    _, out = feed(scan, first + second)
+    assert [(p, f.key.slice, len(f.rows)) for p, f in out] == [
+        (60, 0, 30), (60, 1, 30), (-1, 0, scan.ny), (-1, 1, scan.ny)
+    ]  # fmt: skip
+    assert ["MEASUREMENT_CHANGED" in f.warnings for _, f in out] == [True, True, False, False]
+    assert not any("REPEATED_LINES" in f.warnings for _, f in out)
+    assert "the measurement changes within the stream" in caplog.text
+
+
+@pytest.mark.parametrize("order", [lambda i: -i, lambda i: (i % 4, i), lambda i: (i * 7) % 40])
+def test_sorted_readouts_are_one_scan(order):
+    """Their scan counters fall all the time."""
+    scan = Scan(last_flags=False, noise_scan=False)
+    acquisitions = scan.acquisitions()
+    shuffled = [acquisitions[i] for i in sorted(range(scan.ny), key=order)]
+    _, out = feed(scan, shuffled)
+    assert [len(f.rows) for _, f in out] == [scan.ny]
+    assert "MEASUREMENT_CHANGED" not in out[0][1].warnings
+
+
+def test_averages_that_count_anew_are_one_scan():
+    scan = Scan(last_flags=False, noise_scan=False)
+    first, second = scan.acquisitions(), scan.acquisitions()
+    for acq in second:
+        acq.idx.average = 1
+    _, out = feed(scan, first + second)
+    assert [len(f.rows) for _, f in out] == [2 * scan.ny]
 
 
 @pytest.mark.fault("F41")

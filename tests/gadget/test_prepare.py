@@ -104,6 +104,8 @@ def test_averaging_lowers_the_noise_level():
     acquisitions = scan.acquisitions()
     once = prepared_of(scan, acquisitions)
     again = [acq for acq in scan.acquisitions() if not acq.is_flag_set(ismrmrd.ACQ_IS_NOISE_MEASUREMENT)]
+    for acq in acquisitions[1:]:
+        acq.scan_counter += 1000  # a scan counts on
     twice = prepared_of(scan, [acquisitions[0], *again[:-1], *acquisitions[1:]])
     assert twice.frame.noise_std == pytest.approx(once.frame.noise_std / np.sqrt(2))
     np.testing.assert_allclose(twice.frame.kspace, once.frame.kspace, atol=1e-5)

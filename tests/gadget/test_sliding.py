@@ -44,6 +44,16 @@ def test_windows_never_mix_two_measurements():
     uids = [{head.measurement_uid for head in frame.heads} for frame in frames + rest]
     assert uids == [{1}, {1}, {2}]
     assert [len(frame.heads) for frame in frames + rest] == [10, 10, 10]
+    # and those of a scan that begins again without saying so
+    for number, acq in enumerate(acquisitions):
+        acq.measurement_uid = 1
+        acq.scan_counter = number if number <= 15 else number - 15
+        acq.idx.kspace_encode_step_1 = acq.scan_counter - 1 if number else 0
+    frames, rest = frames_of(header, acquisitions, 10, 5)
+    counters = [[head.scan_counter for head in frame.heads] for frame in frames + rest]
+    assert counters == [list(range(1, 11)), list(range(6, 16)), list(range(1, 11))]
+    for number, acq in enumerate(acquisitions):
+        acq.measurement_uid = 1 if number <= 15 else 2
     # cut off before the first window is full: labelled
     frames, rest = frames_of(header, acquisitions, 12, 12)
     assert [({h.measurement_uid for h in f.heads}, len(f.heads)) for f in frames + rest] == [({1}, 12), ({2}, 10)]
