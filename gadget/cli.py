@@ -107,7 +107,8 @@ def _run_run(args: argparse.Namespace) -> int:
     from gadget.replay import Job, replay
     from gadget.replay_progress import ProgressDisplay
 
-    properties = list(args.assignments)
+    # the gadget takes files by their full path only
+    properties = [(k, str(Path(v).resolve()) if k == "prior" and Path(v).is_file() else v) for k, v in args.assignments]
     if args.settings is not None:
         properties.insert(0, ("settings", str(args.settings.resolve())))
     if args.preset is not None:

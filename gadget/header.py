@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,9 @@ from gadget.errors import HeaderError
 from gadget.spokes import scheme_of
 
 MIN_MATRIX = 8
+_REMEDY = "Correct it where the file was made."
+# of elements (or their types in the schema) that are missing
+_CODES = {"encoding": 202, "matrixSize": 214, "matrixSizeType": 214, "fieldOfView_mm": 215, "fieldOfViewMm": 215}
 _COUNTERS = ("slice", "repetition", "average", "contrast", "phase", "set")
 
 
@@ -188,7 +192,14 @@ def parse(xml: bytes | str) -> Any:
             return parser.from_bytes(raw, ismrmrd.xsd.ismrmrdHeader)
     except (ParserError, SyntaxError, ValueError, TypeError, LookupError) as error:
         name = type(error).__name__  # its text quotes the header, which holds patient data
-    raise HeaderError(201, f"the header is not ISMRMRD XML ({name}).", "Correct it where the file was made.")
+        # but for one that Python writes
+        text = str(error) if isinstance(error, TypeError) else ""
+        lacking = re.fullmatch(r"(\w+)\.__init__\(\) missing \d+ required [\w -]+: '(\w+)'.*", text)
+    if lacking:
+        owner, element = lacking.groups()
+        wanted = element if element in _CODES else owner
+        raise HeaderError(_CODES.get(wanted, 201), f"the header has {owner} without {element}.", _REMEDY)
+    raise HeaderError(201, f"the header is not ISMRMRD XML ({name}).", _REMEDY)
 
 
 def _encoding(encoding: Any, where: str, max_matrix: int) -> Encoding:
@@ -200,7 +211,7 @@ def _encoding(encoding: Any, where: str, max_matrix: int) -> Encoding:
             204,
             f"{where}.encodedSpace.matrixSize.z is {nz} (at most {max_matrix}), and fieldOfView_mm.z "
             f"{encoded.fov_mm[2]:g} (recon {recon.fov_mm[2]:g}): no slab that can be cut into slices.",
-            "Correct it where the file was made.",
+            _REMEDY,
         )
     for axis in (0, 1):
         ratio = recon.fov_mm[axis] / encoded.fov_mm[axis]
@@ -209,7 +220,7 @@ def _encoding(encoding: Any, where: str, max_matrix: int) -> Encoding:
                 215,
                 f"{where}.reconSpace.fieldOfView_mm.{'xy'[axis]} is {recon.fov_mm[axis]:g}, but the encoded one is "
                 f"{encoded.fov_mm[axis]:g} (expected a ratio of 1/16..4).",
-                "Correct it where the file was made.",
+                _REMEDY,
             )
     limits = encoding.encodingLimits
     rows = getattr(limits, "kspace_encoding_step_1", None)
@@ -285,7 +296,7 @@ def _integer(value: Any, name: str, low: int, high: int, *, code: int) -> int:
             f"{name} is {str(value)[:40]!r}, expected an integer {low}..{high}.",
             "If the scan is really that large, raise limits.max_matrix."
             if isinstance(value, int) and value > high
-            else "Correct it where the file was made.",
+            else _REMEDY,
         )
     return value
 
@@ -296,6 +307,6 @@ def _positive(value: Any, name: str, *, code: int, zero_ok: bool = False) -> flo
         raise HeaderError(
             code,
             f"{name} is {str(value)[:40]!r}, expected a positive number.",
-            "Correct it where the file was made.",
+            _REMEDY,
         )
     return float(value)

@@ -228,22 +228,19 @@ def make_whitener(
     """
     if mode == "off":
         return None
-    matched = [_match_channels(acq, n_channels, channels) for acq in noise]
-    usable = [samples for samples in matched if samples is not None and np.isfinite(samples).all()]
+    matched = [samples for acq in noise if (samples := _match_channels(acq, n_channels, channels)) is not None]
+    usable = [samples for samples in matched if np.isfinite(samples).all()]
+    if len(usable) < len(matched):
+        logs.get().warning("%d noise readouts hold NaN or infinite samples: not used", len(matched) - len(usable))
     if sum(samples.shape[1] for samples in usable) >= 2:
         if mode == "upstream":
             logs.get().warning("noise.whiten=upstream, but noise readouts arrive, so nobody used them: used here")
         return Whitener.from_samples(usable, float(noise[0].sample_time_us), bandwidth)
     if mode == "upstream":
         return Whitener.behind_noise_adjust(n_channels, bandwidth)
-    if noise:
-        logs.get().warning(
-            "none of the %d noise readouts has the data's %d channels: not whitened", len(noise), n_channels
-        )
+    lack = f"none of the {len(noise)} noise readouts has finite samples of the data's {n_channels} channels"
     if mode == "on":
-        raise DataError(
-            310,
-            f"noise.whiten=on, but none of the {len(noise)} noise readouts has the data's {n_channels} channels.",
-            "Send a noise scan, or set noise.whiten=auto.",
-        )
+        raise DataError(310, f"noise.whiten=on, but {lack}.", "Send a noise scan, or set noise.whiten=auto.")
+    if noise:
+        logs.get().warning("%s: not whitened", lack)
     return None

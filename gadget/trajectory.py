@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gadget import logs
 from gadget.errors import DataError
 from gadget.grid import n_wanted
 from gadget.spokes import radial_trajectory
@@ -136,6 +137,8 @@ def sampled_frame(acquired: AcquiredFrame, data: np.ndarray, settings: Trajector
             f"{matrix[0]} x {matrix[1]} (unit {unit}; limit 1 %).",
             "Set trajectory.unit if the unit is another; else correct the trajectory or the header's matrix.",
         )
+    if n_bad:
+        logs.get().warning("%s: dropped %d of %d samples whose positions cannot be used", key, n_bad, len(good))
     factor = 1.0 if settings.fov_factor == "auto" else settings.fov_factor
     grid = np.array([2 * math.ceil(n * factor / 2) for n in matrix]) if factor > 1 else matrix
     growth = grid / matrix

@@ -47,10 +47,13 @@ class Card(Section):
         return value
 
 
+def _folder() -> Path:
+    return Path(str(importlib.resources.files("pogmdm_core"))) / "data" / "weights"
+
+
 def shipped_weights() -> dict[str, Path]:
     """Names and files of the weights in this package."""
-    folder = Path(str(importlib.resources.files("pogmdm_core"))) / "data" / "weights"
-    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+    return {path.stem: path for path in sorted(_folder().glob("*.safetensors"))}
 
 
 def load_prior(name_or_path: str | Path = "default", device: torch.device | str = "cpu") -> Prior:
@@ -66,8 +69,8 @@ def load_prior(name_or_path: str | Path = "default", device: torch.device | str 
     Raises
     ------
     ConfigError
-        E120 missing, E121 not safetensors or damaged, E122 not one of our models or unknown
-        format, E123 wrong names or shapes, E124 NaN or infinite numbers, E125 values out of range.
+        E120 missing, E121 not safetensors, damaged, or not what was shipped under that name, E122 not one of our
+        models or unknown format, E123 wrong names or shapes, E124 NaN or infinite numbers, E125 values out of range.
     """
     path = shipped_weights().get(str(name_or_path), Path(name_or_path))
     if not path.is_file():
@@ -85,7 +88,19 @@ def load_prior(name_or_path: str | Path = "default", device: torch.device | str 
         ) from error
     prior = _rebuild(_read_card(text, path.name), tensors, path.name)
     prior.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    if path.parent == _folder() and prior.sha256 != (pinned := _pinned(path.name)):
+        raise ConfigError(
+            121,
+            f"weights file {path.name} has sha256 {prior.sha256[:12]}..., but {pinned[:12]}... was shipped.",
+            "Install the package again.",
+        )
     return prior.to(device)
+
+
+def _pinned(name: str) -> str:
+    """The sha256 with which weights are shipped; ``none`` where there is none."""
+    lines = (_folder() / "SHA256SUMS").read_text().splitlines()
+    return next((line.split()[0] for line in lines if line.endswith(f"  {name}")), "none")
 
 
 def read_card(path: Path) -> Card:

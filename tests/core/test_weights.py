@@ -84,6 +84,29 @@ def test_shipped_weights_load():
 
 
 @pytest.mark.fault("F56")
+def test_shipped_weights_are_held_against_their_hash(tmp_path, monkeypatch):
+    """Other weights under a shipped name are valid in themselves, and yet not what was measured and documented."""
+    for path in shipped_weights()["default"].parent.glob("*S*"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr(weights, "_folder", lambda: tmp_path)
+    save_prior(make_prior(), tmp_path / "default.safetensors")
+    save_prior(make_prior(), tmp_path / "new.safetensors")
+    with pytest.raises(
+        ConfigError, match=r"E121 weights file default.safetensors has sha256 .* but 574f5f77d84a\.\.\."
+    ):
+        load_prior("default")
+    with pytest.raises(ConfigError, match=r"E121 .*but none\.\.\. was shipped"):
+        load_prior("new")
+
+
+def test_model_cards_name_the_shipped_hashes():
+    sums = (shipped_weights()["default"].parent / "SHA256SUMS").read_text().split()
+    assert sums[1::2] == [path.name for path in shipped_weights().values()]
+    for digest, path in zip(sums[::2], shipped_weights().values(), strict=True):
+        assert f"`{digest}`" in path.with_suffix(".md").read_text()
+
+
+@pytest.mark.fault("F56")
 def test_missing(tmp_path):
     with pytest.raises(ConfigError, match=r"E120 there are no weights 'nothing'.*default"):
         load_prior("nothing")
@@ -196,12 +219,13 @@ def with_more(tensors):
 
 
 @pytest.mark.parametrize(
-    ("change", "name"), [(with_shape, r"bank.fan.*\(15, 15\)"), (without, "bank.gain.*missing"), (with_more, "more")]
+    ("change", "name"),
+    [(with_shape, r"bank.fan.*\(15, 15\), expected \("), (without, "bank.gain.*missing"), (with_more, "more")],
 )
 @pytest.mark.fault("F56")
 def test_wrong_names_or_shapes(file, change, name):
     rewrite(file, change_tensors=change)
-    with pytest.raises(ConfigError, match=f"E123 .*{name}"):
+    with pytest.raises(ConfigError, match=f"E123 .*{name}.*expected"):
         load_prior(file)
 
 

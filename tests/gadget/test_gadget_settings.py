@@ -111,12 +111,27 @@ def test_yaml_that_is_refused(tmp_path, text, code):
         ('<property name="log"/>', 108),
         ('<property value="debug"/>', 108),
         ('<property name="log" value="debug"/><property name="log" value="info"/>', 102),
+        ('<property name="settings" value="site.yaml"/>', 108),
+        ('<property name="settings" value="../site.yaml"/>', 108),
+        ('<property name="settings" value="/etc/pogmdm/../../home/site.yaml"/>', 108),
+        ('<property name="prior" value="../mine.safetensors"/>', 108),
+        ('<property name="prior" value="mine.safetensors"/>', 108),
+        ('<property name="prior" value="/opt/../mine.safetensors"/>', 108),
     ],
 )
 @pytest.mark.fault("F58")
 def test_xml_that_is_refused(text, code):
     with pytest.raises(ConfigError, match=f"E{code}"):
         xml(text)
+
+
+@pytest.mark.fault("F58")
+def test_files_may_be_named_by_their_full_path(tmp_path):
+    file = tmp_path / "site.yaml"
+    file.write_text("sampler.n_samples: 3")
+    found = xml(f'<property name="settings" value="{file}"/><property name="prior" value="/opt/mine.safetensors"/>')
+    assert (found.sampler.n_samples, found.prior) == (3, "/opt/mine.safetensors")
+    assert xml('<property name="prior" value="paper"/>').prior == "paper"
 
 
 @pytest.mark.fault("F58")

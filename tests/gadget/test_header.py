@@ -1,3 +1,4 @@
+import re
 import time
 import tracemalloc
 
@@ -109,6 +110,31 @@ def test_impossible_values_are_named(change, code, field):
         read_geometry(Scan(overrides=change).header())
     assert caught.value.code == code
     assert field in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("element", "code", "text"),
+    [
+        ("matrixSize", 214, "encodingSpaceType without matrixSize"),
+        ("fieldOfView_mm", 215, "encodingSpaceType without fieldOfView_mm"),
+        ("y", 215, "fieldOfViewMm without y"),
+        ("trajectory", 201, "encodingType without trajectory"),
+        ("encodedSpace", 201, "encodingType without encodedSpace"),
+        ("experimentalConditions", 201, "ismrmrdHeader without experimentalConditions"),
+    ],
+)
+@pytest.mark.fault("F19", "F22")
+def test_missing_elements_are_named(element, code, text):
+    raw = re.sub(f"<{element}>.*?</{element}>", "", Scan().header().decode(), flags=re.DOTALL)
+    with pytest.raises(HeaderError, match=f"E{code} .*{text}"):
+        read_geometry(raw)
+
+
+@pytest.mark.fault("F19")
+def test_a_missing_size_of_the_matrix_is_named():
+    raw = re.sub("<matrixSize><x>.*?</x>", "<matrixSize>", Scan().header().decode())
+    with pytest.raises(HeaderError, match="E214 .*matrixSizeType without x"):
+        read_geometry(raw)
 
 
 @pytest.mark.fault("F19")

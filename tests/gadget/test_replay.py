@@ -166,7 +166,7 @@ def drop_data(file):
     ("change", "group", "error", "message"),
     [
         (drop_header, "dataset", errors.HeaderError, "E201 .*no header"),
-        (empty_header, "dataset", errors.HeaderError, "E201 .*not ISMRMRD XML"),
+        (empty_header, "dataset", errors.HeaderError, "E201 the header has ismrmrdHeader without"),
         (drop_data, "dataset", errors.DataError, "E304 .*no acquisitions"),
         (lambda file: None, "other", errors.DataError, "E301 .*no group 'other'; it has: dataset"),
     ],

@@ -159,7 +159,7 @@ def test_wrong_settings(run):
 
 
 def test_missing_weights(run):
-    failed(run(config=configuration(prior="nowhere.safetensors")), ConfigError, "E120")
+    failed(run(config=configuration(prior="/nowhere/w.safetensors")), ConfigError, "E120")
 
 
 @pytest.mark.fault("F42")
