@@ -133,7 +133,7 @@ def test_missing_elements_are_named(element, code, text):
 @pytest.mark.fault("F19")
 def test_a_missing_size_of_the_matrix_is_named():
     raw = re.sub("<matrixSize><x>.*?</x>", "<matrixSize>", Scan().header().decode())
-    with pytest.raises(HeaderError, match="E214 .*matrixSizeType without x"):
+    with pytest.raises(HeaderError, match="E214 .*encodedSpace.matrixSize.x"):
         read_geometry(raw)
 
 

@@ -165,6 +165,17 @@ def test_noise_of_more_channels_is_matched_by_channel_number(caplog):
     assert "not whitened" in caplog.text
 
 
+@pytest.mark.fault("F42")
+def test_noise_readouts_that_are_broken_are_told(caplog):
+    scan = Scan()
+    acquisitions = scan.acquisitions()
+    acquisitions[0].data[1, 7] = np.nan
+    assert "NOT_WHITENED" in prepared_of(scan, acquisitions).warnings
+    assert "1 noise readouts hold NaN or infinite samples: not used" in caplog.text
+    with pytest.raises(DataError, match="E310 .*none of the 1 noise readouts has finite samples"):
+        prepared_of(scan, acquisitions, **{"noise.whiten": "on"})
+
+
 @pytest.mark.fault("F32")
 def test_channels_are_counted_where_the_sender_does_not_number_them():
     scan = Scan()

@@ -227,13 +227,16 @@ def test_golden_angles_by_settings_or_header(said_by):
 
 @pytest.mark.fault("F27")
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, 0.7])
-def test_few_impossible_positions_are_dropped_many_refused(wrong):
+def test_few_impossible_positions_are_dropped_many_refused(wrong, caplog):
     header, acquisitions = radial_scan(n_spokes=30)
     n = 30 * acquisitions[0].number_of_samples
     one = with_columns(acquisitions[:1], lambda t: np.vstack([[[wrong, 0.0]], t[1:]]))
     prepared = prepared_of(header, one + acquisitions[1:])
     assert prepared.frame.kspace.shape[1] == n - 1
     assert "DROPPED_POSITIONS" in prepared.warnings
+    assert ("WARNING", f"slice 0: dropped 1 of {n} samples whose positions cannot be used") in [
+        (record.levelname, record.message) for record in caplog.records
+    ]
     assert "DROPPED_POSITIONS" not in prepared_of(header, acquisitions).warnings
     many = with_columns(acquisitions, lambda t: np.vstack([np.full((2, 2), wrong), t[2:]]))
     with pytest.raises(DataError, match="E323 .*limit 1 %"):
