@@ -108,7 +108,10 @@ def _run_run(args: argparse.Namespace) -> int:
     from gadget.replay_progress import ProgressDisplay
 
     # the gadget takes files by their full path only
-    properties = [(k, str(Path(v).resolve()) if k == "prior" and Path(v).is_file() else v) for k, v in args.assignments]
+    properties = [
+        (k, str(Path(v).resolve()) if k == "dump" or (k == "prior" and Path(v).is_file()) else v)
+        for k, v in args.assignments
+    ]
     if args.settings is not None:
         properties.insert(0, ("settings", str(args.settings.resolve())))
     if args.preset is not None:

@@ -39,7 +39,7 @@ class Emitter:
         from pogmdm_core import __version__
 
         self.output = settings.output
-        text = settings.model_dump_json(exclude={"log", "limits"})
+        text = settings.model_dump_json(exclude={"log", "limits", "dump"})
         self._own = {
             "Version": __version__,
             "WeightsSha256": prior.sha256,

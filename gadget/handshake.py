@@ -191,6 +191,10 @@ def refuse_files(named: dict[str, Any]) -> None:
     """Raise ConfigError E113 if settings name a file of this machine."""
     from pogmdm_core.prior.weights import shipped_weights
 
+    if "dump" in named:
+        raise ConfigError(
+            113, "a folder for dumps cannot be named from elsewhere.", "Set it in the XML of this machine."
+        )
     if "settings" in named:
         raise ConfigError(113, "settings files cannot be named from elsewhere.", "Send the settings themselves.")
     if "prior" in named and str(named["prior"]) not in shipped_weights():

@@ -167,6 +167,10 @@ class GadgetSettings(Settings):
     on_failure: Literal["error", "fallback"] = Field(
         default="error", description="fallback: send a labelled zero-filled image when computing a frame fails"
     )
+    dump: str = Field(
+        default="",
+        description="folder (mode 0700) for what scans send, to be replayed with pogmdm run; empty: nothing is kept",
+    )
     log: Literal["debug", "info", "warning", "error"] = Field(default="info", description="log level (stderr)")
 
 

@@ -68,8 +68,8 @@ def xml_properties(config: Element) -> dict[str, str]:
     Raises
     ------
     ConfigError
-        E108 anything else below ``<configuration>``, or a file of settings or weights that is not named by an absolute
-        path (whose folder a running server works in, nobody can tell); E102 a name given twice.
+        E108 anything else below ``<configuration>``, or settings, weights or a dump that are not named by an absolute
+        path (which folder a running server works in, nobody can tell); E102 a name given twice.
     """
     found: dict[str, str] = {}
     for child in config:
@@ -87,11 +87,11 @@ def xml_properties(config: Element) -> dict[str, str]:
         if name in found:
             raise ConfigError(102, f"the property {name[:80]!r} is given twice.")
         found[name] = value
-    for name in ("settings", "prior"):
+    for name in ("settings", "prior", "dump"):
         path = PurePath(found.get(name, ""))
-        is_file = bool(path.name) and (name == "settings" or len(path.parts) > 1 or bool(path.suffix))
+        is_file = bool(path.name) and (name != "prior" or len(path.parts) > 1 or bool(path.suffix))
         if is_file and (not path.is_absolute() or ".." in path.parts):
-            raise ConfigError(108, f"the property {name!r} names the file {str(path)[:60]!r}.", "Give its full path.")
+            raise ConfigError(108, f"the property {name!r} names {str(path)[:60]!r}.", "Give its full path.")
     return {name: value for name, value in found.items() if value}
 
 

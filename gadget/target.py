@@ -6,9 +6,10 @@ target runs, so a broken installation has to fail inside `pogmdm_recon` to be se
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from gadget import logs
@@ -95,6 +96,7 @@ def reconstruct_scan(link: Link, settings: GadgetSettings, header: Any) -> None:
     from gadget.budget import ByteBudget
     from gadget.buffer import AcquisitionBuffer
     from gadget.compute import compute
+    from gadget.dump import dumped
     from gadget.emit import Emitter
     from gadget.field_of_view import FieldOfView
     from gadget.header import read_geometry
@@ -119,19 +121,20 @@ def reconstruct_scan(link: Link, settings: GadgetSettings, header: Any) -> None:
         return compute(core, prepared.frame, prior, settings, prepared.acquired.key, progress, link.gone)
 
     field_of_view = FieldOfView(settings, lambda frame, given: prepare(frame, whitener, given), warm_start)
-    for acquired in frames(link, buffer):
-        n_channels, channels = acquired.data.shape[1], channels_of(acquired.heads[0])
-        if seen != (seen := (len(buffer.noise), n_channels, channels)):
-            whitener = make_whitener(
-                buffer.noise, n_channels, settings.noise.whiten, geometry.noise_bandwidth, channels
-            )
-        prepared = field_of_view.prepare(acquired)
-        for image in reconstruct_frame(core, prepared, prior, settings, emitter, link):
-            link.send(image)
+    with contextlib.closing(dumped(link.ahead(buffer.budget), settings.dump, header)) as items:
+        for acquired in frames(link, buffer, items):
+            n_channels, channels = acquired.data.shape[1], channels_of(acquired.heads[0])
+            if seen != (seen := (len(buffer.noise), n_channels, channels)):
+                whitener = make_whitener(
+                    buffer.noise, n_channels, settings.noise.whiten, geometry.noise_bandwidth, channels
+                )
+            prepared = field_of_view.prepare(acquired)
+            for image in reconstruct_frame(core, prepared, prior, settings, emitter, link):
+                link.send(image)
 
 
-def frames(link: Link, buffer: AcquisitionBuffer) -> Iterator[AcquiredFrame]:
-    """Complete frames as the stream brings them; images that enter go straight back, as do waveforms if so set.
+def frames(link: Link, buffer: AcquisitionBuffer, items: Iterable[Any]) -> Iterator[AcquiredFrame]:
+    """Complete frames as the stream brings its items; images that enter go straight back, as do waveforms if so set.
 
     When the stream ends without CLOSE, frames that have all their lines still come before the error (E401).
     """
@@ -141,7 +144,7 @@ def frames(link: Link, buffer: AcquisitionBuffer) -> Iterator[AcquiredFrame]:
 
     n_frames = n_passed = 0
     try:
-        for item in link.ahead(buffer.budget):
+        for item in items:
             if isinstance(item, RawMessage):
                 link.send(item)
                 n_passed += item.is_image
