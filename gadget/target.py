@@ -18,10 +18,8 @@ from gadget.errors import coded
 from gadget.transport import Link, RawMessage
 
 if TYPE_CHECKING:
-    import ismrmrd
-
     from gadget.buffer import AcquisitionBuffer
-    from gadget.emit import Emitter
+    from gadget.field_of_view import FieldOfView
     from gadget.frames import AcquiredFrame
     from gadget.prepare import PreparedFrame
     from gadget.settings import GadgetSettings
@@ -116,11 +114,12 @@ def reconstruct_scan(link: Link, settings: GadgetSettings, header: Any) -> None:
     emitter = Emitter(settings, prior)
     whitener, seen = None, None
 
-    def warm_start(prepared: PreparedFrame, settings: GadgetSettings) -> ReconResult:
-        progress = logs.progress_lines(str(prepared.acquired.key), link.report)
-        return compute(core, prepared.frame, prior, settings, prepared.acquired.key, progress, link.gone)
+    def compute_frame(prepared: PreparedFrame, settings: GadgetSettings) -> ReconResult:
+        key = prepared.acquired.key
+        progress = logs.progress_lines(str(key), link.report)
+        return compute(core, prepared.frame, prior, settings, key, progress, link.gone)
 
-    field_of_view = FieldOfView(settings, lambda frame, given: prepare(frame, whitener, given), warm_start)
+    field_of_view = FieldOfView(settings, lambda frame, given: prepare(frame, whitener, given), compute_frame)
     with contextlib.closing(dumped(link.ahead(buffer.budget), settings.dump, header)) as items:
         for acquired in frames(link, buffer, items):
             n_channels, channels = acquired.data.shape[1], channels_of(acquired.heads[0])
@@ -128,8 +127,13 @@ def reconstruct_scan(link: Link, settings: GadgetSettings, header: Any) -> None:
                 whitener = make_whitener(
                     buffer.noise, n_channels, settings.noise.whiten, geometry.noise_bandwidth, channels
                 )
-            prepared = field_of_view.prepare(acquired)
-            for image in reconstruct_frame(core, prepared, prior, settings, emitter, link):
+            prepared = prepare(acquired, whitener, settings)
+            prepared, result = reconstruct_frame(prepared, settings, field_of_view, compute_frame)
+            if result is None:
+                images = emitter.fallback(core.zero_filled(prepared.frame), prepared)
+            else:
+                images = emitter.images(result, prepared)
+            for image in images:
                 link.send(image)
 
 
@@ -177,31 +181,27 @@ def frames(link: Link, buffer: AcquisitionBuffer, items: Iterable[Any]) -> Itera
 
 
 def reconstruct_frame(
-    core: Any, prepared: PreparedFrame, prior: Any, settings: GadgetSettings, emitter: Emitter, link: Link
-) -> list[ismrmrd.Image]:
-    """Images of one frame; on failure the labelled fallback, if the settings ask for it."""
-    from gadget.compute import compute
+    prepared: PreparedFrame,
+    settings: GadgetSettings,
+    field_of_view: FieldOfView,
+    compute_frame: Callable[[PreparedFrame, GadgetSettings], ReconResult],
+) -> tuple[PreparedFrame, ReconResult | None]:
+    """The frame as it was reconstructed, and the result: None where that failed and the settings ask for a fallback."""
     from gadget.errors import ConfigError, PogmdmError, TransportError
 
     log, key = logs.get(), prepared.acquired.key
-    frame = prepared.frame
-    log.info(
-        "%s: %d channels, %dx%d, R=%.1f, %s",
-        key,
-        frame.n_coils,
-        *frame.shape,
-        frame.acceleration,
-        "whitened" if prepared.whitened else "not whitened",
-    )
     try:
-        progress = logs.progress_lines(str(key), link.report)
-        result = compute(core, frame, prior, settings, key, progress, link.gone)
+        prepared = field_of_view.fitted(prepared)
+        frame = prepared.frame
+        whitened = "whitened" if prepared.whitened else "not whitened"
+        log.info("%s: %d channels, %dx%d, R=%.1f, %s", key, frame.n_coils, *frame.shape, frame.acceleration, whitened)
+        result = compute_frame(prepared, settings)
     except (PogmdmError, RuntimeError, MemoryError) as error:  # torch's own are RuntimeErrors
         # a typo, or a client that is gone, is no failed computation
         if settings.on_failure != "fallback" or isinstance(error, (ConfigError, TransportError)):
             raise
         log.error("%s: %s; sending the fallback image", key, coded(error))
-        return emitter.fallback(core.zero_filled(frame), prepared)
+        return prepared, None
     log.info(
         "%s: %s, %d samples, residual %.2f, %.1f s",
         key,
@@ -210,7 +210,7 @@ def reconstruct_frame(
         result.data_residual,
         sum(result.seconds.values()),
     )
-    return emitter.images(result, prepared)
+    return prepared, result
 
 
 def resolve_core() -> Any:

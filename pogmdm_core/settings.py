@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import Self  # pydantic's own; in typing from Python 3.11 on
 
 # Learned by benchmarks/calibration.py, which prints them.
 SAMPLE_FACTORS: Mapping[Literal["lines", "points", "shots"], float] = {"lines": 2.3, "points": 3.2, "shots": 2.5}
@@ -148,6 +149,12 @@ class Settings(Section):
                 f"uncertainty.method={self.uncertainty.method} needs sampler.map_steps > 0; set it to samples or off"
             )
         return self
+
+    def joint_start_only(self) -> Self:
+        """Return a copy for image and coils from the data alone: no MAP, no samples, no standard deviation."""
+        sampler = self.sampler.model_copy(update={"n_samples": 0, "map_steps": 0})
+        uncertainty = self.uncertainty.model_copy(update={"method": "off"})
+        return self.model_copy(update={"sampler": sampler, "uncertainty": uncertainty})
 
     @model_validator(mode="before")
     @classmethod

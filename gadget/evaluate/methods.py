@@ -20,7 +20,7 @@ from gadget.evaluate.metrics import scaled_psnr
 from gadget.evaluate.oracle import best_on_grid
 from gadget.evaluate.truth import Case
 from gadget.settings import GadgetSettings, load
-from pogmdm_core import KSpaceFrame, ReconResult, Settings, load_prior, reconstruct, zero_filled
+from pogmdm_core import KSpaceFrame, ReconResult, load_prior, reconstruct, zero_filled
 from pogmdm_core.errors import ConfigError
 from pogmdm_core.map_estimate import map_estimate
 from pogmdm_core.operators.encoding import EncodingModel
@@ -154,10 +154,7 @@ def _tv(case: Case, _: str) -> MethodResult:
 
 
 def _warm_start(frame: KSpaceFrame) -> ReconResult:
-    settings = Settings.model_validate(
-        {"coils": load().coils, "sampler": {"n_samples": 0, "map_steps": 0}, "uncertainty": {"method": "off"}}
-    )
-    return reconstruct(frame, load_prior(), settings)
+    return reconstruct(frame, load_prior(), load().joint_start_only())
 
 
 def _peer(

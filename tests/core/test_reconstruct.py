@@ -18,6 +18,7 @@ from pogmdm_core import (
 )
 from pogmdm_core.errors import HeaderError
 from pogmdm_core.prior.model import Prior
+from pogmdm_core.prior.weights import shipped_weights
 from pogmdm_core.reconstruct import image_scale
 from pogmdm_core.warm_start import nlinv
 
@@ -150,7 +151,8 @@ def test_fewer_samples_are_the_first_ones(scan, result, prior):
 @pytest.mark.fault("F46")
 def test_one_sample_has_no_std(scan, prior):
     one = reconstruct(scan.frame, prior, quick(n_samples=1))
-    assert one.std is None and one.mean is not None and one.n_samples == 1
+    assert one.std is None and one.n_samples == 1
+    assert torch.equal(one.mean, one.samples[0])
     assert one.status is SamplerStatus.OK
 
 
@@ -244,6 +246,29 @@ def test_divergence_ends_in_the_status(broken_from, map_steps, estimate, scan, p
     assert (outcome.std, outcome.mean, outcome.n_samples) == (None, None, 0)
 
 
+class ShortlyBrokenPrior(BrokenPrior):
+    """Returns NaN in one call only."""
+
+    def score(self, x, level):
+        return super().score(x, level) if self.calls <= self.broken_from else Prior.score(self, x, level)
+
+
+@pytest.mark.fault("F45")
+def test_a_sample_that_diverges_once_is_drawn_again(scan, prior):
+    """A sample takes 5 scores, this is the third of the second one; the others come out as they would have."""
+    settings = quick(map_steps=2, map_tolerance=0, batch=1)
+    expected = reconstruct(scan.frame, prior, settings)
+    broken = ShortlyBrokenPrior(prior, 2 + 5 + 2)
+    outcome = reconstruct(scan.frame, broken, settings)
+    assert broken.calls == broken.broken_from + 1  # it did break
+    assert outcome.status is SamplerStatus.OK
+    assert outcome.n_samples == 3
+    assert_finite(outcome)
+    same = [torch.equal(a, b) for a, b in zip(outcome.samples, expected.samples, strict=True)]
+    assert same == [True, False, True]
+    assert "step 2 of 4" in reconstruct(scan.frame, BrokenPrior(prior, 2 + 5 + 2), settings).detail
+
+
 def test_divergence_in_a_later_batch_keeps_earlier_samples(scan, prior):
     settings = quick(map_steps=2, map_tolerance=0, batch=1)
     outcome = reconstruct(scan.frame, BrokenPrior(prior, 2 + 5 + 2), settings)
@@ -302,11 +327,16 @@ def test_an_image_that_filters_would_wrap_around_is_refused(shape, prior):
         reconstruct(frame, prior, quick())
 
 
+@pytest.mark.parametrize("shape", [(8, 8), (17, 33)])
+@pytest.mark.parametrize("name", sorted(shipped_weights()))
 @pytest.mark.fault("F48")
-def test_the_smallest_image(prior):
-    noise = torch.randn(2, 8, 8, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
-    outcome = reconstruct(KSpaceFrame.cartesian(noise, torch.ones(8, 8, dtype=torch.bool)), prior, quick())
+def test_the_smallest_images_with_all_priors(name, shape):
+    noise = torch.randn(2, *shape, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    frame = KSpaceFrame.cartesian(noise, torch.ones(shape, dtype=torch.bool))
+    outcome = reconstruct(frame, load_prior(name), quick())
+    assert outcome.status is SamplerStatus.OK
     assert_finite(outcome)
+    assert outcome.image.shape == shape
 
 
 @pytest.mark.parametrize(("shape", "n_coils"), [((48, 40), 1), ((31, 37), 3), ((33, 64), 2)])

@@ -49,6 +49,32 @@ def test_scan_in_image_and_std_out():
     assert CANARY not in outcome.stderr
 
 
+@pytest.mark.fault("F43")
+def test_a_scan_of_zeros_gives_images_of_zeros_and_says_so():
+    acquisitions = SCAN.acquisitions()
+    for acq in acquisitions[1:]:  # after the noise
+        acq.data[:] = 0
+    outcome = run_in_process(
+        stream(SCAN.header(), acquisitions, configuration(**SMALL)), gadget.pogmdm_recon, timeout=60
+    )
+    assert outcome.raised is None
+    assert [i.image_series_index for i in outcome.images] == [1, 10]
+    for image in outcome.images:
+        assert not image.data.any()
+        assert "NO_SIGNAL" in image.meta["POGMDM_Warnings"].split()
+        assert image.meta["POGMDM_Status"] == "no_signal"
+
+
+@pytest.mark.fault("F46")
+def test_one_sample_is_the_mean_and_has_no_std():
+    config = configuration(
+        **{**SMALL, "sampler__n_samples": 1, "uncertainty__method": "samples"}, output__maps="image,mean,std"
+    )
+    outcome = run_in_process(stream(SCAN.header(), SCAN.acquisitions(), config), gadget.pogmdm_recon, timeout=60)
+    assert [i.image_series_index for i in outcome.images] == [1, 2]
+    assert {i.meta["POGMDM_NSamples"] for i in outcome.images} == {"1"}
+
+
 def test_intensity_is_linear_in_kspace():
     """A power of two changes no rounding, so it shows linearity itself; seven shows it up to amplified rounding."""
     images = {}

@@ -20,21 +20,21 @@ class Trying:
 
     def __init__(self, prepared, residuals, **settings):
         self.tried, self.prepared, self.residuals = [], prepared, residuals
-        self.field_of_view = FieldOfView(load(properties=settings), self.prepare, self.warm_start)
+        self.field_of_view = FieldOfView(load(properties=settings), self.prepare, self.compute)
 
     def prepare(self, acquired, settings):
-        del settings
+        assert settings.trajectory.fov_factor == LARGER
         return replace(self.prepared, acquired=acquired)
 
-    def warm_start(self, _prepared, settings):
+    def compute(self, prepared, settings):
         assert (settings.sampler.map_steps, settings.sampler.n_samples, settings.uncertainty.method) == (0, 0, "off")
-        factor = settings.trajectory.fov_factor
+        factor = LARGER if "LARGER_FOV" in prepared.warnings else 1.0
         self.tried.append(factor)
         residual = self.residuals[factor]
         return SimpleNamespace(warnings=("MODEL_ERROR",) if residual > 3 else (), data_residual=residual)
 
     def factor(self):
-        found = self.field_of_view.prepare(self.prepared.acquired)
+        found = self.field_of_view.fitted(self.prepared)
         return LARGER if "LARGER_FOV" in found.warnings else 1
 
 

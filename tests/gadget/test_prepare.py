@@ -141,11 +141,11 @@ def test_whitening_on_needs_a_noise_scan_and_off_ignores_it():
     assert off.frame.noise_std is None
 
 
-def with_channels(acq, numbers):
-    """The readout with only some of its channels, numbered as they were."""
+def with_channels(acq, numbers, numbered=None):
+    """The readout with only some of its channels, numbered as they were, or otherwise."""
     head = acq.getHead()
     head.active_channels, head.available_channels = len(numbers), len(numbers)
-    head.channel_mask[0] = sum(1 << number for number in numbers)
+    head.channel_mask[0] = sum(1 << number for number in numbered or numbers)
     return ismrmrd.Acquisition(head, data=np.ascontiguousarray(acq.data[list(numbers)]))
 
 

@@ -260,6 +260,16 @@ def test_a_port_in_use_is_named():
 
 
 @pytest.mark.fault("F18")
+def test_only_this_machine_may_connect_unless_told(monkeypatch):
+    from gadget import cli
+
+    told = {}
+    monkeypatch.setattr("gadget.serve.serve_command", lambda host, port, *_: told.update(host=host, port=port))
+    assert cli.main(["serve"]) == 0
+    assert told == {"host": "127.0.0.1", "port": 18000}
+
+
+@pytest.mark.fault("F18")
 def test_dual_stack_falls_back_to_ipv4(serve, monkeypatch):
     monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
     host, port = serve("::")

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 from fakes import core, load_prior, reconstruct
-from helpers.mrd_factory import CANARY, Scan
+from helpers.mrd_factory import CANARY, Scan, radial_scan
 from helpers.peer import configuration, item_message, run_in_process, stream
+from test_prepare import with_channels
 
 import gadget
 import gadget.target
 from gadget.errors import ComputeError, ConfigError, DataError, HeaderError, TransportError
-from pogmdm_core import SamplerStatus
+from pogmdm_core import KSpaceFrame, SamplerStatus
 
 
 @pytest.fixture
@@ -218,6 +219,78 @@ def test_failed_computation_is_an_error_or_a_labelled_fallback(run, fault, text,
     assert [i.image_series_index for i in outcome.images] == [90]
     assert outcome.images[0].meta["POGMDM_Status"] == "fallback"
     assert "sending the fallback image" in caplog.text
+
+
+def flat(frame):
+    return torch.ones(frame.shape)
+
+
+@pytest.mark.fault("F45")
+def test_a_joint_start_that_fails_has_a_fallback_too(run, caplog):
+    """Off the grid it is tried before the frame is reconstructed."""
+    header, acquisitions = radial_scan()
+    parts = stream(header, acquisitions, configuration(on_failure="fallback"))
+    outcome = run(parts=parts, reconstruct=out_of_memory, zero_filled=flat)
+    assert outcome.raised is None
+    assert [i.image_series_index for i in outcome.images] == [90]
+    assert caplog.text.count("sending the fallback image") == 1
+
+
+@pytest.mark.fault("F24")
+def test_without_positions_there_is_no_fallback(run):
+    header, acquisitions = radial_scan()
+    bare = []
+    for acq in acquisitions:
+        head = acq.getHead()
+        head.trajectory_dimensions = 0
+        bare.append(ismrmrd.Acquisition(head, data=acq.data))
+    parts = stream(header, bare, configuration(on_failure="fallback"))
+    outcome = run(parts=parts, zero_filled=flat)
+    assert outcome.images == []
+    failed(outcome, DataError, "E320")
+
+
+@pytest.mark.fault("F26")
+def test_how_a_trajectory_was_read_is_told(run, caplog):
+    caplog.set_level(logging.INFO)
+    header, acquisitions = radial_scan()
+
+    def gridded(frame, *args, **kwargs):
+        shape = (frame.n_coils, *frame.shape)
+        on_grid = KSpaceFrame.cartesian(torch.ones(shape, dtype=torch.complex64), torch.ones(frame.shape, dtype=bool))
+        return reconstruct(on_grid, *args, **kwargs)
+
+    outcome = run(parts=stream(header, acquisitions), reconstruct=gridded)
+    assert outcome.images[0].meta["POGMDM_Trajectory"] == "radial (kxky, unit normalized)"
+    assert "trajectory: kxky, unit normalized, 2000 samples in 25 readouts, 0 dropped" in caplog.text
+
+
+@pytest.mark.fault("F30", "F31")
+def test_what_was_dropped_or_never_came_is_told_in_the_meta(run, caplog):
+    acquisitions = Scan().acquisitions()[:30]
+    head = acquisitions[4].getHead()
+    head.number_of_samples = 10
+    acquisitions[4] = ismrmrd.Acquisition(head, data=np.ones((4, 10), np.complex64))
+    outcome = run(items=acquisitions)
+    for image in outcome.images:
+        assert {"INCOMPLETE", "MIXED_SHAPES"} <= set(image.meta["POGMDM_Warnings"].split())
+    assert "dropped 0 readouts without samples, 1 of another shape" in caplog.text
+
+
+@pytest.mark.fault("F32")
+@pytest.mark.parametrize(("numbered", "whitened"), [((0, 2, 3), "True"), ((0, 2, 5), "False")])
+def test_a_noise_scan_of_other_channels_is_matched_or_told(run, numbered, whitened, caplog):
+    """Four channels of noise, three of data."""
+    scan = Scan()
+    noise, *lines = scan.acquisitions()
+    noise = with_channels(noise, range(4))
+    lines = [with_channels(acq, (0, 2, 3), numbered) for acq in lines]
+    header = scan.header().replace(b"<receiverChannels>4<", b"<receiverChannels>3<")
+    outcome = run(header=header, items=[noise, *lines])
+    assert outcome.raised is None
+    assert outcome.images[0].meta["POGMDM_NoiseWhitened"] == whitened
+    assert ("NOT_WHITENED" in outcome.images[0].meta["POGMDM_Warnings"]) == (whitened == "False")
+    assert ("not whitened" in caplog.text) == (whitened == "False")
 
 
 def test_wrong_settings_have_no_fallback(run):

@@ -115,6 +115,8 @@ def test_a_constant_third_column_is_kz_and_an_unrelated_one_is_refused(value, se
 @pytest.mark.fault("F25")
 def test_columns_are_counted():
     header, acquisitions = radial_scan()
+    with pytest.raises(DataError, match="E321 .*65535 columns"):
+        _columns(np.zeros((2, 65535), np.float32), "auto", "frame")
     for n in (1, 4):
         with pytest.raises(DataError, match=f"E321 .*{n} columns"):
             prepared_of(header, with_columns(acquisitions, lambda t, n=n: np.tile(t[:, :1], n)))
@@ -254,6 +256,40 @@ def test_spokes_under_a_cartesian_header_win_with_a_warning(caplog):
     assert torch.equal(found.frame.kspace, expected.frame.kspace)
     assert found.acquired.trajectory_name == "other"
     assert "TRAJECTORY_NOT_CARTESIAN" not in expected.warnings
+
+
+@pytest.mark.fault("F23")
+@pytest.mark.parametrize("word", [b"other", b"propeller", b"rosette"])
+def test_other_trajectories_need_positions_and_no_more(word):
+    """Words of the schema and others: the positions say it all."""
+    header, acquisitions = radial_scan()
+    expected, other = prepared_of(header, acquisitions), header.replace(b">radial<", b">" + word + b"<")
+    found = prepared_of(other, acquisitions)
+    assert torch.equal(found.frame.trajectory, expected.frame.trajectory)
+    assert found.acquired.trajectory_name == word.decode()
+    assert "TRAJECTORY_NOT_CARTESIAN" not in found.warnings
+    with pytest.raises(DataError, match=f"E320 .*'{word.decode()}'"):
+        prepared_of(other, without_positions(acquisitions))
+
+
+@pytest.mark.fault("F23")
+def test_lines_that_carry_their_positions_are_lines():
+    from helpers.mrd_factory import Scan
+
+    scan = Scan(acceleration=2)
+    acquisitions = scan.acquisitions()
+    expected = prepared_of(scan.header(), acquisitions)
+    carrying = []
+    for acq in acquisitions:
+        n, row = acq.number_of_samples, acq.idx.kspace_encode_step_1
+        k = np.stack([np.arange(n) / n - 0.5, np.full(n, row / scan.ny - 0.5)], axis=1).astype(np.float32)
+        head = acq.getHead()
+        head.trajectory_dimensions = 2
+        carrying.append(ismrmrd.Acquisition(head, data=acq.data, trajectory=k))
+    found = prepared_of(scan.header(), carrying)
+    assert torch.equal(found.frame.kspace, expected.frame.kspace)
+    assert torch.equal(found.frame.mask, expected.frame.mask)
+    assert found.warnings == expected.warnings
 
 
 @pytest.mark.fault("F33")
