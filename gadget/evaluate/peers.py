@@ -27,6 +27,7 @@ _NEWTON_STEPS = range(6, 13)
 _LAMBDAS = tuple(0.0005 * 2.0**k for k in range(7))
 _ITERATIONS = 400  # its usual 100 are not converged
 _TIMEOUT_S = 900
+_TRAJECTORY = ["-t", "trajectory"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ def run(name: str, frame: KSpaceFrame, score: Callable[[np.ndarray], float]) -> 
     Parameters
     ----------
     name
-        One of `NAMES`.
+        One of `NAMES`. Maps of ``pics`` are ecalib's; nlinv's (at the step the oracle chose) where that finds no
+        calibration region, and off the grid.
     score
         Oracle: image to a number, higher is better.
 
@@ -74,15 +76,15 @@ def run(name: str, frame: KSpaceFrame, score: Callable[[np.ndarray], float]) -> 
         _write_frame(base, frame)
         if name == "bart_nlinv":
             return _nlinv(base, frame, score)
-        if frame.mask is None:
-            raise ComputeError(520, f"{name} is not set up for samples off the grid.")
         if name == "bart_ecalib":
+            if frame.mask is None:
+                raise ComputeError(520, f"{name} is not set up for samples off the grid.")
             return _ecalib(base, frame)
         return _pics(base, frame, score, "T:3:0" if name == "bart_pics_tv" else "W:3:0")
 
 
 def _nlinv(base: Path, frame: KSpaceFrame, score: Callable[[np.ndarray], float]) -> PeerResult:
-    where = ["-p", "pattern"] if frame.mask is not None else ["-t", "trajectory"]
+    where = ["-p", "pattern"] if frame.mask is not None else _TRAJECTORY
     found = {}
     for steps in _NEWTON_STEPS:
         _bart(base, "nlinv", f"-i{steps}", *where, "kspace", f"image{steps}", f"maps{steps}")
@@ -90,25 +92,44 @@ def _nlinv(base: Path, frame: KSpaceFrame, score: Callable[[np.ndarray], float])
         found[steps] = (score(image), image)
     best = max(found, key=lambda steps: found[steps][0])
     maps = read_cfl(base / f"maps{best}").squeeze()
-    csm = np.moveaxis(maps.reshape(*maps.shape[:2], -1), -1, 0)
+    maps = maps.reshape(*maps.shape[:2], -1)
+    csm = np.stack([fit(maps[..., coil], frame.shape) for coil in range(maps.shape[2])])
     return PeerResult(
         found[best][1],
-        csm if csm.shape == (frame.n_coils, *frame.shape) else None,
+        csm if len(csm) == frame.n_coils else None,
         f"-i {best}, best of {_NEWTON_STEPS.start} to {_NEWTON_STEPS.stop - 1}",
     )
 
 
 def _pics(base: Path, frame: KSpaceFrame, score: Callable[[np.ndarray], float], regularisation: str) -> PeerResult:
-    csm = _espirit_maps(base, frame)
+    csm, source = _maps(base, frame, score)
+    where = [] if frame.mask is not None else _TRAJECTORY
+    write_cfl(base / "maps", np.moveaxis(csm, 0, -1)[:, :, None, :])
 
     def solve(weight: float) -> np.ndarray:
-        _bart(base, "pics", "-S", "-R", f"{regularisation}:{weight:g}", "-i", str(_ITERATIONS), "kspace", "maps", "x")
+        chosen = ["-S", "-R", f"{regularisation}:{weight:g}", "-i", str(_ITERATIONS), *where]
+        _bart(base, "pics", *chosen, "kspace", "maps", "x")
         return np.abs(read_cfl(base / "x")).squeeze()
 
     best = best_on_grid(solve, _LAMBDAS, score)
     edge = "; at the edge of the grid" if best.at_edge else ""
-    note = f"-R {regularisation}:{best.parameter:g} -i {_ITERATIONS}, best of {best.n_tried}{edge}"
+    note = f"-R {regularisation}:{best.parameter:g} -i {_ITERATIONS}, best of {best.n_tried}{edge}; maps of {source}"
     return PeerResult(best.image, csm, note)
+
+
+def _maps(base: Path, frame: KSpaceFrame, score: Callable[[np.ndarray], float]) -> tuple[np.ndarray, str]:
+    """Coil maps `(coil, y, x)` and where they are from: ESPIRiT where there is a calibration region, else nlinv."""
+    reason = "off the grid"
+    if frame.mask is not None:
+        try:
+            return _espirit_maps(base, frame), "ecalib -m1 -c0"
+        except ComputeError as error:  # too few lines at the centre
+            reason = str(error.args[0])
+    found = _nlinv(base, frame, score)
+    if found.csm is None:
+        raise ComputeError(520, f"bart has no coil maps here: neither of ecalib ({reason}) nor of nlinv.")
+    rss = np.sqrt((np.abs(found.csm) ** 2).sum(0))
+    return found.csm / np.maximum(rss, 1e-6 * rss.max()), f"nlinv {found.note}"
 
 
 def _ecalib(base: Path, frame: KSpaceFrame) -> PeerResult:
