@@ -144,15 +144,26 @@ class KSpaceFrame:
     def acceleration(self) -> float:
         """Grid points of the matrix per grid cell that holds a sample.
 
-        Off the grid a cell is what lies within half a step of a grid point, so oversampled readouts,
-        repeated positions and dense centres count once, and trajectories are comparable with masks.
-        A trajectory that leaves the corners of k-space out is at 4/pi when it is fully sampled.
+        Trajectories are comparable with masks. One that leaves the corners of k-space out is at 4/pi when it is fully
+        sampled.
+        """
+        cells = self.sampled_cells
+        return float(cells.numel() / cells.sum().item())
+
+    @property
+    def sampled_cells(self) -> torch.Tensor:
+        """Grid cells of k-space that hold a sample, bool `(ky, kx)`: the mask of a Cartesian frame.
+
+        Off the grid a cell is what lies within half a step of a grid point, so oversampled readouts, repeated positions
+        and dense centres count once.
         """
         if self.mask is not None:
-            return float(self.mask.numel() / self.mask.sum().item())
+            return self.mask
         ny, nx = self.shape
         kx, ky = self.positions.round().long()
-        return ny * nx / len(torch.unique((ky + ny // 2) % ny * nx + (kx + nx // 2) % nx))
+        cells = torch.zeros(self.shape, dtype=torch.bool, device=kx.device)
+        cells[(ky + ny // 2) % ny, (kx + nx // 2) % nx] = True
+        return cells
 
     @property
     def positions(self) -> torch.Tensor:

@@ -85,17 +85,6 @@ def fit(
     return _fit_lines(frame, axis, folds, errors, noise)
 
 
-def acquired_cells(frame: KSpaceFrame) -> torch.Tensor:
-    """Grid cells of k-space that hold a sample, bool `(ky, kx)`, on the CPU."""
-    if frame.mask is not None:
-        return frame.mask.cpu()
-    hit = torch.zeros(frame.shape, dtype=torch.bool)
-    cells = ((k * n).round().long() + n // 2 for k, n in zip(positions(frame), frame.shape, strict=True))
-    row, column = (cell.clamp(0, n - 1) for cell, n in zip(cells, frame.shape, strict=True))
-    hit[row, column] = True
-    return hit
-
-
 def _fit_bands(
     frame: KSpaceFrame, folds: Sequence[torch.Tensor], errors: Sequence[torch.Tensor], noise: float
 ) -> ErrorSpectrum:
@@ -107,7 +96,7 @@ def _fit_bands(
     per_sample = (energy / count.clamp_min(1) - noise).clamp_min(0)
     nearest = (torch.arange(N_BANDS)[:, None] - seen[None, :]).abs().argmin(1)
     per_sample = per_sample[seen[nearest]]
-    acquired = acquired_cells(frame)
+    acquired = frame.sampled_cells.cpu()
     grid_band = _band(*grid_positions(frame.shape))
     cells = per_sample[grid_band]
     untested = ~acquired & (count == 0)[grid_band] & (torch.hypot(*grid_positions(frame.shape)) < 0.5)
@@ -121,7 +110,7 @@ def _band(ky: torch.Tensor, kx: torch.Tensor) -> torch.Tensor:
 def _fit_lines(
     frame: KSpaceFrame, axis: int, folds: Sequence[torch.Tensor], errors: Sequence[torch.Tensor], noise: float
 ) -> ErrorSpectrum:
-    mask = acquired_cells(frame)
+    mask = frame.sampled_cells.cpu()
     lines = mask.any(1 - axis)
     frequency = line_positions(frame.shape[axis]).abs().clamp_min(CENTRE)
     held, distance, mean = [], [], []

@@ -14,7 +14,7 @@ from pogmdm_core import KSpaceFrame, SamplerStatus, Settings, load_prior, recons
 from pogmdm_core.frame import GAUSSIAN_FACTORS
 from pogmdm_core.trajectories import radial
 from pogmdm_core.uncertainty.combine import Uncertainty, combine, object_mask
-from pogmdm_core.uncertainty.error_spectrum import ErrorSpectrum, acquired_cells, fit
+from pogmdm_core.uncertainty.error_spectrum import ErrorSpectrum, fit
 from pogmdm_core.uncertainty.folds import CENTRE, Sampling, grid_positions, sampling_of, split
 from pogmdm_core.uncertainty.held_out import HeldOut
 
@@ -111,7 +111,7 @@ def test_band_errors_are_recovered(kind):
     spectrum = fit(frame, folds, errors, noise)
     missing = spectrum.cells[~spectrum.acquired]
     assert float(missing.mean()) == pytest.approx(2.0, rel=0.15)
-    assert torch.equal(spectrum.acquired, acquired_cells(frame))
+    assert torch.equal(spectrum.acquired, frame.sampled_cells)
 
 
 def line_errors(frame, folds, truth, noise):
