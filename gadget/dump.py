@@ -17,7 +17,7 @@ import ismrmrd
 import ismrmrd.xsd as xsd
 
 from gadget import logs
-from gadget.header import parse
+from gadget.header import parse, to_xml
 from gadget.wire import ACQUISITION, CLOSE, HEADER
 
 
@@ -87,7 +87,7 @@ def _new_file(folder: str, header: Any) -> IO[bytes] | None:
         logs.get().warning("dump: nothing is written to %s: %s", folder, error.strerror)
         return None
     logs.get().warning("dump: this scan's readouts, the data of a patient, are written to %s", file.name)
-    text = xsd.ToXML(without_names(header)).encode()
+    text = to_xml(without_names(header))
     if _write(file, struct.pack("<HI", HEADER, len(text)) + text):
         return file
     file.close()

@@ -7,6 +7,7 @@ import re
 import warnings
 from dataclasses import dataclass
 from typing import Any
+from xml.etree import ElementTree
 
 import ismrmrd
 from xsdata.exceptions import ParserError
@@ -188,6 +189,8 @@ def parse(xml: bytes | str) -> Any:
         with warnings.catch_warnings():
             # text where a number should be is only a warning there; here it is E214 below
             warnings.simplefilter("ignore")
+            if not ElementTree.fromstring(raw).tag.endswith("ismrmrdHeader"):  # noqa: S314 - without entities, see above
+                raise ParserError("another root")  # the parser would take any
             parser = XmlParser(config=ParserConfig(fail_on_unknown_properties=False))
             return parser.from_bytes(raw, ismrmrd.xsd.ismrmrdHeader)
     except (ParserError, SyntaxError, ValueError, TypeError, LookupError) as error:
@@ -200,6 +203,15 @@ def parse(xml: bytes | str) -> Any:
         wanted = element if element in _CODES else owner
         raise HeaderError(_CODES.get(wanted, 201), f"the header has {owner} without {element}.", _REMEDY)
     raise HeaderError(201, f"the header is not ISMRMRD XML ({name}).", _REMEDY)
+
+
+def to_xml(header: Any) -> bytes:
+    """XML of an `ismrmrd.xsd.ismrmrdHeader`, UTF-8; ismrmrd's own writer knows some versions of xsdata only."""
+    from xsdata.formats.dataclass.serializers import XmlSerializer
+    from xsdata.formats.dataclass.serializers.config import SerializerConfig
+
+    serializer = XmlSerializer(config=SerializerConfig(encoding="utf-8"))
+    return serializer.render(header, ns_map={"": "http://www.ismrm.org/ISMRMRD"}).encode()
 
 
 def _encoding(encoding: Any, where: str, max_matrix: int) -> Encoding:

@@ -6,6 +6,7 @@ are optional (`pip install 'pogmdm-gadget[train]'`) and imported when the first 
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import importlib
 import io
@@ -179,7 +180,7 @@ def _ismrmrd(data: bytes) -> Iterator[Slice]:
     if not found:
         raise ValueError("no image series; reconstruct it first")
     for group, name in found:
-        with ismrmrd.Dataset(memory, group, create_if_needed=False) as dataset:
+        with contextlib.closing(ismrmrd.Dataset(memory, group, create_if_needed=False)) as dataset:
             for number in range(dataset.number_of_images(name)):
                 image = dataset.read_image(name, number)
                 if image.image_type not in _MAGNITUDE_LIKE or image.channels != 1 or "_MAP" in image.attribute_string:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 
 from gadget.atomic import complete_file
 from gadget.hdf5_storage import Hdf5Storage, hdf5_storage
+from gadget.header import to_xml
 from gadget.phantom_sampling import TRAJECTORIES, Sampling, ScanPlan
 from pogmdm_core.errors import ConfigError
 from pogmdm_core.phantom import Phantom, random_noise_mixer, receiver_noise
@@ -140,7 +142,7 @@ def _readout(
         **_IDENTITY,
     )
     for channel in range(data.shape[0]):
-        readout.setChannelActive(channel)
+        readout.channel_mask[channel // 64] |= 1 << channel % 64
     return readout
 
 
@@ -206,12 +208,13 @@ def _header(plan: ScanPlan, sampling: Sampling) -> Any:
 def _write_scan(storage: Hdf5Storage, header: Any, readouts: list[Any]) -> None:
     """Write header and readouts in two batched writes; appending one by one takes 20 times as long."""
     import h5py
+    import ismrmrd
     from ismrmrd.file import Folder
 
-    with h5py.File(storage, "w") as file:
-        dataset = Folder(file)["dataset"]
-        dataset.header = header
-        dataset.acquisitions = readouts
+    with contextlib.closing(ismrmrd.Dataset(storage, "dataset")) as dataset:
+        dataset.write_xml_header(to_xml(header))
+    with h5py.File(storage, "r+") as file:
+        Folder(file)["dataset"].acquisitions = readouts
 
 
 def _write_truth(storage: Hdf5Storage, plan: ScanPlan, phantoms: list[Phantom], readouts: list[Any]) -> None:
@@ -219,7 +222,7 @@ def _write_truth(storage: Hdf5Storage, plan: ScanPlan, phantoms: list[Phantom], 
     import ismrmrd
 
     reference = {readout.idx.slice: readout for readout in readouts if _is_last_in_slice(readout)}
-    with ismrmrd.Dataset(storage, "truth") as dataset:
+    with contextlib.closing(ismrmrd.Dataset(storage, "truth")) as dataset:
         for index, phantom in enumerate(phantoms):
             image = ismrmrd.Image.from_array(
                 phantom.truth(plan.shape).numpy().astype(np.float32)[None, None],

@@ -81,13 +81,11 @@ def clean_header(raw: bytes) -> bytes:
 
     Raises HeaderError E201 when it is no ISMRMRD header; its text is never repeated, it may name a patient.
     """
-    import ismrmrd.xsd as xsd
-
-    from gadget.header import parse
+    from gadget.header import parse, to_xml
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they quote values
-        return bytes(xsd.ToXML(parse(raw)).encode("utf-8"))
+        return to_xml(parse(raw))
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -44,7 +45,7 @@ def replay(name: str, output: Path, settings: list[str]) -> dict[int, ismrmrd.Im
     for setting in settings:
         arguments += ["--set", setting]
     assert main(arguments) == 0
-    with ismrmrd.Dataset(str(output), "dataset", create_if_needed=False) as data:
+    with contextlib.closing(ismrmrd.Dataset(str(output), "dataset", create_if_needed=False)) as data:
         return {number: data.read_image(f"image_{number}", 0) for number in (1, 10)}
 
 

@@ -1,6 +1,7 @@
 import re
 import time
 import tracemalloc
+from importlib import metadata
 
 import ismrmrd
 import pytest
@@ -112,11 +113,18 @@ def test_impossible_values_are_named(change, code, field):
     assert field in str(caught.value)
 
 
+@pytest.mark.fault("F19", "F22")
+@pytest.mark.parametrize(("element", "code"), [("matrixSize", 214), ("fieldOfView_mm", 215)])
+def test_a_missing_matrix_or_field_of_view_is_named(element, code):
+    raw = re.sub(f"<{element}>.*?</{element}>", "", Scan().header().decode(), flags=re.DOTALL)
+    with pytest.raises(HeaderError, match=f"E{code} .*{element}"):
+        read_geometry(raw)
+
+
+@pytest.mark.skipif(metadata.version("ismrmrd") < "1.15", reason="older ismrmrd fills in what is missing")
 @pytest.mark.parametrize(
     ("element", "code", "text"),
     [
-        ("matrixSize", 214, "encodingSpaceType without matrixSize"),
-        ("fieldOfView_mm", 215, "encodingSpaceType without fieldOfView_mm"),
         ("y", 215, "fieldOfViewMm without y"),
         ("trajectory", 201, "encodingType without trajectory"),
         ("encodedSpace", 201, "encodingType without encodedSpace"),

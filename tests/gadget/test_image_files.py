@@ -1,3 +1,4 @@
+import contextlib
 import gzip
 import io
 import json
@@ -71,7 +72,7 @@ def dicom(path, image, patient="p1", **tags):
 
 def ismrmrd_images(path, *images):
     """(series, pixels (channel, z, y, x), image type, attributes) each."""
-    with ismrmrd.Dataset(str(path), "dataset") as dataset:
+    with contextlib.closing(ismrmrd.Dataset(str(path), "dataset")) as dataset:
         for series, data, kind, meta in images:
             image = ismrmrd.Image.from_array(data, transpose=False)
             image.image_type = kind
@@ -321,7 +322,7 @@ def test_arrays_that_are_no_images(tmp_path, array, word):
 
 
 def test_raw_data_is_no_training_image(tmp_path):
-    with ismrmrd.Dataset(str(tmp_path / "a.h5"), "dataset") as dataset:
+    with contextlib.closing(ismrmrd.Dataset(str(tmp_path / "a.h5"), "dataset")) as dataset:
         dataset.append_acquisition(ismrmrd.Acquisition.from_array(np.ones((2, 32), np.complex64)))
     refused(tmp_path / "a.h5", "no image series")
 

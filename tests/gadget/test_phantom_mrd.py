@@ -1,3 +1,5 @@
+import contextlib
+
 import ismrmrd
 import numpy as np
 import pytest
@@ -80,7 +82,7 @@ def test_a_fully_sampled_noiseless_scan_shows_the_truth(tmp_path):
     assert kspace.shape == (2, 64, 128)
     images = np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(kspace, axes=(1, 2)), norm="ortho"), axes=(1, 2))[..., 32:96]
     rss = np.sqrt((np.abs(images) ** 2).sum(0))
-    with ismrmrd.Dataset(str(path), "truth") as dataset:
+    with contextlib.closing(ismrmrd.Dataset(str(path), "truth")) as dataset:
         truth = dataset.read_image("image_1", 0)
     assert truth.data.shape == (1, 1, 64, 64)
     assert np.linalg.norm(rss - truth.data[0, 0]) < 0.02 * np.linalg.norm(rss)
@@ -163,7 +165,7 @@ def test_off_the_grid_the_gadget_sees_the_phantom_where_it_is(tmp_path, plan, n_
     assert header.encoding[0].trajectory.value == name
     assert len(readouts) == n_readouts
     assert readouts[0].trajectory_dimensions == kind
-    with ismrmrd.Dataset(str(path), "truth") as dataset:
+    with contextlib.closing(ismrmrd.Dataset(str(path), "truth")) as dataset:
         truth = dataset.read_image("image_1", 0).data[0, 0]
     buffer = AcquisitionBuffer(read_geometry(header))
     (frame,) = [f for acq in readouts for f in buffer.add(acq)]

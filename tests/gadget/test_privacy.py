@@ -1,5 +1,6 @@
 """A patient's data must not leave through logs, errors, file names, reports or Meta."""
 
+import contextlib
 import logging
 import re
 
@@ -37,7 +38,7 @@ def header():
 
 
 def write(path, acquisitions):
-    with ismrmrd.Dataset(str(path), "dataset", True) as file:
+    with contextlib.closing(ismrmrd.Dataset(str(path), "dataset", True)) as file:
         file.write_xml_header(header())
         for acq in acquisitions:
             file.append_acquisition(acq)
