@@ -113,7 +113,8 @@ def prepare(acquired: AcquiredFrame, whitener: Whitener | None, settings: Gadget
     acceleration = frame.acceleration
     if not acquired.on_grid:  # of the field of view that is wanted: a larger one has more points, as few samples
         acceleration /= max(1.0, math.prod(fov_mm) / math.prod(acquired.encoding.recon.fov_mm[:2]))
-    if acceleration > settings.limits.max_accel:
+    # off the grid few shots may be meant, as in real-time imaging, unless the header announces more
+    if acceleration > settings.limits.max_accel and (acquired.on_grid or "INCOMPLETE" in warnings):
         raise DataError(
             304,
             f"{acquired.key}: one of {acceleration:.1f} points of the k-space grid was sampled, "

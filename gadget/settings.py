@@ -145,7 +145,8 @@ class LimitsSettings(Section):
         default=20.0,
         ge=1,
         le=1000,
-        description="most points of the k-space grid per sampled one, off the grid per one with a sample near it",
+        description="most points of the k-space grid per sampled one; off the grid per one with a sample near it, and "
+        "only if shots are missing that the header announces",
     )
 
 
