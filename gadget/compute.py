@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gadget.frames import FrameKey
     from gadget.settings import GadgetSettings
     from pogmdm_core import KSpaceFrame, ReconResult
+    from pogmdm_core.warm_start import WarmStart
 
 _FEWEST_CHANNELS = 4
 _LADDER = ("SMALLER_BATCH", "FEWER_CHANNELS", "ON_CPU")
@@ -52,6 +53,7 @@ def compute(
     key: FrameKey,
     progress: Any,
     gone: Callable[[], bool] = lambda: False,
+    start: WarmStart | None = None,
 ) -> ReconResult:
     """Reconstruct a frame.
 
@@ -59,7 +61,7 @@ def compute(
     ----------
     core
         `pogmdm_core`.
-    frame, prior, settings, progress
+    frame, prior, settings, progress, start
         See `pogmdm_core.reconstruct`.
     key
         Names the frame in the log.
@@ -89,7 +91,8 @@ def compute(
     steps = _ladder(frame, settings)
     attempt, failed = next(steps), ""
     while True:
-        result, failed = _attempt(core, *attempt[1:], prior, should_stop, progress)
+        known = start if attempt[1] is frame else None  # fewer channels need a start of their own
+        result, failed = _attempt(core, *attempt[1:], prior, should_stop, progress, known)
         if left:
             raise TransportError(409, f"{key}: cancelled, for the client has closed the connection.")
         if result is not None:
@@ -111,7 +114,8 @@ def compute(
         taken.append(attempt[0])
         what = "out of memory" if failed == "memory" else "the device was lost"
         logs.get().warning("%s: %s; trying again: %s", key, what, attempt[0])
-    return _judged(replace(result, warnings=(*result.warnings, *taken)), deadline, key)
+    begun = result.start if attempt[1] is frame else None
+    return _judged(replace(result, warnings=(*result.warnings, *taken), start=begun), deadline, key)
 
 
 def _judged(result: ReconResult, deadline: Deadline, key: FrameKey) -> ReconResult:
@@ -144,12 +148,13 @@ def _attempt(
     prior: Any,
     should_stop: Callable[[], bool],
     progress: Callable[[Any], object] | None,
+    start: WarmStart | None,
 ) -> tuple[ReconResult | None, str]:
     """Result, or None and what was short: ``memory``, or the device itself: ``lost``."""
     import torch
 
     try:
-        return core.reconstruct(frame, prior, settings, progress=progress, should_stop=should_stop), ""
+        return core.reconstruct(frame, prior, settings, progress=progress, should_stop=should_stop, start=start), ""
     except (torch.cuda.OutOfMemoryError, MemoryError):
         return None, "memory"
     except RuntimeError as error:  # torch has no class of its own for these in all versions

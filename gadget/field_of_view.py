@@ -63,26 +63,26 @@ class FieldOfView:
         if acquired.on_grid or not self._wanted:
             return prepared
         spaces = (acquired.encoding.encoded, acquired.encoding.recon)
-        if spaces not in self._sticks_out:
-            self._sticks_out[spaces] = self._explains_more(prepared)
-        return self._enlarged(acquired) if self._sticks_out[spaces] else prepared
-
-    def _explains_more(self, prepared: PreparedFrame) -> bool:
-        """Whether a larger field of view explains data that this one does not."""
+        if spaces in self._sticks_out:
+            return self._enlarged(acquired) if self._sticks_out[spaces] else prepared
         found = self._compute(prepared, self._start_only)
-        if "MODEL_ERROR" not in found.warnings:
-            return False
-        residual = self._compute(self._enlarged(prepared.acquired), self._start_only).data_residual
-        more = residual < _EXPLAINS * found.data_residual
-        logs.get().info(
-            "%s: residual %.2f, with a field of view %g times as large %.2f: %s",
-            prepared.acquired.key,
-            found.data_residual,
-            LARGER,
-            residual,
-            "the object is larger than the field of view" if more else "field of view kept",
-        )
-        return more
+        tried = replace(prepared, start=found.start)
+        self._sticks_out[spaces] = False
+        if "MODEL_ERROR" in found.warnings:
+            larger = self._enlarged(acquired)
+            wider = self._compute(larger, self._start_only)
+            if wider.data_residual < _EXPLAINS * found.data_residual:
+                tried = replace(larger, start=wider.start)
+                self._sticks_out[spaces] = True
+            logs.get().info(
+                "%s: residual %.2f, with a field of view %g times as large %.2f: %s",
+                acquired.key,
+                found.data_residual,
+                LARGER,
+                wider.data_residual,
+                "the object is larger than the field of view" if self._sticks_out[spaces] else "field of view kept",
+            )
+        return tried
 
     def _enlarged(self, acquired: AcquiredFrame) -> PreparedFrame:
         prepared = self._prepare(acquired, self._larger)

@@ -23,6 +23,7 @@ from gadget.whitening import Whitener
 if TYPE_CHECKING:
     from gadget.settings import GadgetSettings
     from pogmdm_core import KSpaceFrame
+    from pogmdm_core.warm_start import WarmStart
 
 # Outer k-space over the noise scan: high SNR reaches some ten, a scan that was scaled without its
 # noise scan (simulators do that) hundreds.
@@ -49,6 +50,8 @@ class PreparedFrame:
         Whether a gadget before this one did it.
     trajectory
         The header's word for it, and off the grid how the positions were read.
+    start
+        Image and coils from its data alone, where they are known already.
     """
 
     frame: KSpaceFrame
@@ -58,6 +61,7 @@ class PreparedFrame:
     warnings: tuple[str, ...]
     whitened_upstream: bool = False
     trajectory: str = "cartesian"
+    start: WarmStart | None = None
 
 
 def prepare(acquired: AcquiredFrame, whitener: Whitener | None, settings: GadgetSettings) -> PreparedFrame:

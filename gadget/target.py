@@ -117,7 +117,7 @@ def reconstruct_scan(link: Link, settings: GadgetSettings, header: Any) -> None:
     def compute_frame(prepared: PreparedFrame, settings: GadgetSettings) -> ReconResult:
         key = prepared.acquired.key
         progress = logs.progress_lines(str(key), link.report)
-        return compute(core, prepared.frame, prior, settings, key, progress, link.gone)
+        return compute(core, prepared.frame, prior, settings, key, progress, link.gone, prepared.start)
 
     field_of_view = FieldOfView(settings, lambda frame, given: prepare(frame, whitener, given), compute_frame)
     with contextlib.closing(dumped(link.ahead(buffer.budget), settings.dump, header)) as items:

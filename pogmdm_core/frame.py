@@ -10,11 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import TYPE_CHECKING
 
 import torch
 
 from pogmdm_core import checks
 from pogmdm_core.errors import DataError
+
+if TYPE_CHECKING:
+    from pogmdm_core.warm_start import WarmStart
 
 GAUSSIAN_FACTORS: Mapping[float, float] = {0.5: 0.6745, 0.8: 1.2816, 0.95: 1.9600}
 
@@ -268,6 +272,8 @@ class ReconResult:
         "to the noise".
     scale
         Intensity that corresponds to 1 inside the prior.
+    start
+        What the reconstruction began with, to be given to another one of the same frame.
     n_samples, n_steps
         Finished posterior samples and noise levels visited by each.
     interval_factors
@@ -302,6 +308,7 @@ class ReconResult:
     prior_weight: float = 1.0
     data_residual: float = 0.0
     scale: float = 1.0
+    start: WarmStart | None = None
     n_samples: int = 0
     n_steps: int = 0
     interval_factors: Mapping[float, float] = field(default_factory=lambda: GAUSSIAN_FACTORS)

@@ -57,6 +57,7 @@ def reconstruct(
     settings: Settings | None = None,
     progress: ProgressHook | None = None,
     should_stop: StopHook | None = None,
+    start: WarmStart | None = None,
 ) -> ReconResult:
     """Estimate image, uncertainty and coil sensitivities jointly from undersampled k-space.
 
@@ -73,6 +74,8 @@ def reconstruct(
     should_stop
         Asked between steps; returning True ends the reconstruction with status CANCELLED and what
         is done by then.
+    start
+        `ReconResult.start` of the same frame, to spare the joint start; None makes one.
 
     Returns
     -------
@@ -114,7 +117,7 @@ def reconstruct(
     model = EncodingModel(frame, scale)
 
     with run.timed("warm start"):
-        start = _warm_start(model, settings, noise_std / scale, run)
+        start = _warm_start(model, settings, noise_std / scale, run) if start is None else start.to(device)
     noise_level = _noise_level(model, start, noise_std / scale, run)
     found = judged_map(model, prior, start, noise_level, noise_std / scale, settings, run)
     with run.timed("samples"):
@@ -153,6 +156,7 @@ def reconstruct(
         prior_weight=1.0 if found is None else found.weight,
         data_residual=model.residual_std(best, start.csm) * scale / max(noise_std, _TINY),
         scale=scale,
+        start=start.to(torch.device("cpu")),
         n_samples=moments.count,
         n_steps=settings.sampler.n_steps if magnitudes else 0,
         encoding=model.fourier.backend,

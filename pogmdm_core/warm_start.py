@@ -49,6 +49,10 @@ class WarmStart:
     csm: torch.Tensor
     gauge: torch.Tensor
 
+    def to(self, device: torch.device) -> WarmStart:
+        """Return the same on another device."""
+        return WarmStart(self.image.to(device), self.csm.to(device), self.gauge.to(device))
+
 
 def nlinv(
     model: EncodingModel,

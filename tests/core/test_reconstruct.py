@@ -350,6 +350,16 @@ def test_one_coil_and_odd_sizes_without_a_noise_scan(shape, n_coils, prior):
     assert relative(outcome.image, made.image.abs()) < 0.15
 
 
+def test_a_joint_start_may_be_given(scan, prior, result, monkeypatch):
+    begun = reconstruct(scan.frame, prior, quick().joint_start_only())
+    assert (begun.map, begun.samples, begun.std) == (None, None, None)
+    module = sys.modules["pogmdm_core.reconstruct"]
+    monkeypatch.setattr(module, "nlinv", lambda *_, **__: pytest.fail("made again"))
+    outcome = reconstruct(scan.frame, prior, quick(), start=begun.start)
+    for name in IMAGES:
+        assert torch.equal(getattr(outcome, name), getattr(result, name)), name
+
+
 @pytest.mark.parametrize("init", ["zero_filled", "acs"])
 def test_other_warm_starts(init, scan, prior):
     outcome = reconstruct(scan.frame, prior, quick(coils={"init": init}, n_samples=2))

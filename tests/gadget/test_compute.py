@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -56,6 +57,25 @@ def test_out_of_memory_goes_down_the_ladder(times, gpu, caplog):
     assert [record.message for record in caplog.records if "out of memory; trying again" in record.message] == [
         f"slice 0: out of memory; trying again: {name}" for name in NAMES[:times]
     ]
+
+
+@pytest.mark.fault("F49")
+def test_fewer_channels_begin_with_a_start_of_their_own(gpu):
+    given = []
+
+    def failing(frame, prior, settings, start, **hooks):
+        given.append(start)
+        if len(given) < 4:
+            raise OUT_OF_MEMORY
+        return replace(reconstruct(frame, prior, settings), start="of 8 channels")
+
+    prepared = prepared_of(Scan(n_coils=16))
+    config = load(properties={"sampler.n_samples": "3"})
+    result = compute(
+        core(reconstruct=failing), prepared.frame, None, config, prepared.acquired.key, None, start="of 16 channels"
+    )
+    assert given == ["of 16 channels"] * 2 + [None] * 2
+    assert result.start is None  # it does not belong to the frame that was asked for
 
 
 @pytest.mark.fault("F49")
@@ -130,7 +150,7 @@ def test_the_deadline_does_not_follow_the_wall_clock(monkeypatch):
 
 
 def stopped(n_samples, with_map):
-    def replaced(frame, prior, settings, progress, should_stop):
+    def replaced(frame, prior, settings, progress, should_stop, start):
         while not should_stop():
             time.sleep(0.001)
         assert settings.sampler.batch == 1  # finished samples count one by one

@@ -31,7 +31,8 @@ class Trying:
         factor = LARGER if "LARGER_FOV" in prepared.warnings else 1.0
         self.tried.append(factor)
         residual = self.residuals[factor]
-        return SimpleNamespace(warnings=("MODEL_ERROR",) if residual > 3 else (), data_residual=residual)
+        warnings = ("MODEL_ERROR",) if residual > 3 else ()
+        return SimpleNamespace(warnings=warnings, data_residual=residual, start=f"start at {factor}")
 
     def factor(self):
         found = self.field_of_view.fitted(self.prepared)
@@ -54,8 +55,11 @@ def prepared():
 )
 def test_the_first_frame_settles_it(prepared, residuals, factor, tried):
     trying = Trying(prepared, residuals)
+    # what was found with it is not computed again
+    assert trying.field_of_view.fitted(prepared).start == f"start at {float(factor)}"
     for _ in range(3):
         assert trying.factor() == factor
+        assert trying.field_of_view.fitted(prepared).start is None
     assert trying.tried == tried
 
 
