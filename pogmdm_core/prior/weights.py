@@ -88,7 +88,8 @@ def load_prior(name_or_path: str | Path = "default", device: torch.device | str 
         ) from error
     prior = _rebuild(_read_card(text, path.name), tensors, path.name)
     prior.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    if path.parent == _folder() and prior.sha256 != (pinned := _pinned(path.name)):
+    pinned = _pinned(path.name) if path.parent == _folder() else None
+    if pinned and prior.sha256 != pinned:
         raise ConfigError(
             121,
             f"weights file {path.name} has sha256 {prior.sha256[:12]}..., but {pinned[:12]}... was shipped.",
@@ -97,10 +98,10 @@ def load_prior(name_or_path: str | Path = "default", device: torch.device | str 
     return prior.to(device)
 
 
-def _pinned(name: str) -> str:
-    """The sha256 with which weights are shipped; ``none`` where there is none."""
+def _pinned(name: str) -> str | None:
+    """The sha256 with which weights are shipped; None for those that somebody has put beside them."""
     lines = (_folder() / "SHA256SUMS").read_text().splitlines()
-    return next((line.split()[0] for line in lines if line.endswith(f"  {name}")), "none")
+    return next((line.split()[0] for line in lines if line.endswith(f"  {name}")), None)
 
 
 def read_card(path: Path) -> Card:
