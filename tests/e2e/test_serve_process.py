@@ -230,10 +230,10 @@ def footprint(pid):
 
 
 @pytest.mark.fault("F53")
-@pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
-def test_five_hundred_scans_leave_nothing_behind():
+@pytest.mark.parametrize("n_scans", [30, pytest.param(500, marks=pytest.mark.slow)])
+def test_many_scans_leave_nothing_behind(n_scans):
     """Memory, descriptors and threads are flat; images are those of a fresh process. -s shows the figures."""
     tiny = {**SMALL, "sampler.n_steps": 1, "sampler.map_steps": 2, "coils.newton_steps": 2}
     scans = [Scan(nx=24, ny=24, n_coils=2, acceleration=2, seed=seed) for seed in range(5)]
@@ -243,12 +243,12 @@ def test_five_hundred_scans_leave_nothing_behind():
     fresh = run_child(stream(scans[4].header(), scans[4].acquisitions(), configuration(**tiny)))
     service, seen = Service(), []
     try:
-        for number in range(500):
+        for number in range(n_scans):
             outcome = run_client(service.address, parts[number % 5])
             assert outcome.errors + outcome.texts == [], number
             if number % 10 == 0:
                 assert run_client(service.address, [broken], hang_up=True).errors, number
-            if number % 50 == 49:
+            if (number + 1) % (n_scans // 10) == 0:
                 seen.append(footprint(service.process.pid))
                 sys.stdout.write(f"after {number + 1} scans: %d kB, %d descriptors, %d threads\n" % seen[-1])
     finally:
