@@ -7,9 +7,16 @@ heavy (torch takes seconds) is imported inside `pogmdm_recon`, where failures re
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 __all__ = ["__version__", "pogmdm_recon"]
+
+# torch's threads spin while they wait for each other. Beside other busy programs, as on a reconstruction computer, that
+# costs up to ten times the time, and spinning less a tenth at most (benchmarks/busy_machine.py). libgomp reads this
+# once, when torch is loaded; whoever has told it something is left alone.
+if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+    os.environ["GOMP_SPINCOUNT"] = "1000"
 
 
 def __getattr__(name: str) -> Any:

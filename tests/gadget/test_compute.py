@@ -141,6 +141,20 @@ def test_the_number_of_threads_is_what_the_environment_says():
 
 
 @pytest.mark.fault("F55")
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [({}, "1000 None"), ({"GOMP_SPINCOUNT": "7"}, "7 None"), ({"OMP_WAIT_POLICY": "active"}, "None active")],
+)
+def test_threads_wait_without_much_spinning_unless_told(told, expected):
+    """Before torch is loaded: OpenMP reads it then."""
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    code = f"import gadget, os, sys; print(*map(os.environ.get, {names})); assert 'torch' not in sys.modules"
+    environment = {k: v for k, v in os.environ.items() if k not in names} | told
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == expected
+
+
+@pytest.mark.fault("F55")
 def test_the_deadline_does_not_follow_the_wall_clock(monkeypatch):
     deadline = Deadline(1000.0)
     monkeypatch.setattr(time, "time", lambda: 4e9)
