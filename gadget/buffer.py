@@ -19,7 +19,7 @@ from gadget.partitions import slice_encoding, to_slices
 # at least this share of it; fewer are stray lines.
 _LATE_SHARE = 0.25
 
-Number = tuple[int, int, int, int]
+Number = tuple[int, ...]
 
 _FIRST_FLAGS = (ismrmrd.ACQ_FIRST_IN_SLICE, ismrmrd.ACQ_FIRST_IN_REPETITION)
 _LAST_FLAGS = (ismrmrd.ACQ_LAST_IN_SLICE, ismrmrd.ACQ_LAST_IN_REPETITION, ismrmrd.ACQ_LAST_IN_MEASUREMENT)
@@ -209,8 +209,9 @@ class AcquisitionBuffer:
 
 
 def number_of(head: ismrmrd.AcquisitionHeader) -> Number:
-    """What no other readout of a frame has: its count in the scan, its line and its average."""
-    return head.scan_counter, head.idx.kspace_encode_step_1, head.idx.kspace_encode_step_2, head.idx.average
+    """What no other readout of a scan has: its count, its line and its indices (some sources count anew by these)."""
+    i = head.idx
+    return head.scan_counter, i.kspace_encode_step_1, i.kspace_encode_step_2, i.average, i.phase, i.repetition
 
 
 def _has_any(acq: ismrmrd.Acquisition, flags: tuple[int, ...]) -> bool:

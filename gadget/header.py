@@ -18,7 +18,7 @@ from gadget.spokes import scheme_of
 MIN_MATRIX = 8
 _REMEDY = "Correct it where the file was made."
 # of elements (or their types in the schema) that are missing
-_CODES = {"encoding": 202, "matrixSize": 214, "matrixSizeType": 214, "fieldOfView_mm": 215, "fieldOfViewMm": 215}
+_CODES = {"matrixSize": 214, "matrixSizeType": 214, "fieldOfView_mm": 215, "fieldOfViewMm": 215}
 _COUNTERS = ("slice", "repetition", "average", "contrast", "phase", "set")
 
 

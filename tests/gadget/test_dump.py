@@ -70,6 +70,14 @@ def test_a_dump_names_no_patient_and_is_the_owners_alone(play, tmp_path, caplog)
     assert line.levelname == "WARNING"
 
 
+@pytest.mark.fault("F65", "F23")
+def test_a_trajectory_of_another_word_is_kept():
+    raw = radial_scan()[0].replace(b">radial<", b">zigzag<")
+    kept = header.read_geometry(header.to_xml(dump.without_names(raw)))
+    assert kept == header.read_geometry(raw)
+    assert kept.encodings[0].trajectory == "zigzag"
+
+
 @pytest.mark.fault("F65")
 def test_nothing_is_kept_unless_told(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)

@@ -49,6 +49,7 @@ def test_windows_never_mix_two_measurements():
         acq.measurement_uid = 1
         acq.scan_counter = number if number <= 15 else number - 15
         acq.idx.kspace_encode_step_1 = acq.scan_counter - 1 if number else 0
+        acq.idx.repetition = acq.scan_counter // 5
     frames, rest = frames_of(header, acquisitions, 10, 5)
     counters = [[head.scan_counter for head in frame.heads] for frame in frames + rest]
     assert counters == [list(range(1, 11)), list(range(6, 16)), list(range(1, 11))]
@@ -61,6 +62,15 @@ def test_windows_never_mix_two_measurements():
     assert [len(f.heads) for f in frames] == [15]
     assert "MEASUREMENT_CHANGED" in frames[0].warnings
     assert [len(f.heads) for f in rest] == [10]
+
+
+def test_repetitions_that_count_anew_are_one_scan():
+    header, acquisitions = running_scan()
+    for number, acq in enumerate(acquisitions):
+        acq.scan_counter = acq.idx.kspace_encode_step_1 = number % 5
+    frames, rest = frames_of(header, acquisitions, 10, 5)
+    assert [len(frame.heads) for frame in frames + rest] == [10, 10, 10, 10]
+    assert not any("MEASUREMENT_CHANGED" in frame.warnings for frame in frames)
 
 
 def test_memory_is_that_of_one_window():
