@@ -25,10 +25,6 @@ if TYPE_CHECKING:
     from pogmdm_core import KSpaceFrame
     from pogmdm_core.warm_start import WarmStart
 
-# Outer k-space over the noise scan: high SNR reaches some ten, a scan that was scaled without its
-# noise scan (simulators do that) hundreds.
-_PLAUSIBLE = 50.0
-
 
 @dataclass(frozen=True)
 class PreparedFrame:
@@ -82,7 +78,7 @@ def prepare(acquired: AcquiredFrame, whitener: Whitener | None, settings: Gadget
         E304 too few lines, E307 samples outside the grid, E331 no sample falls on the grid, and those of
         `gadget.trajectory.sampled_frame`.
     """
-    from pogmdm_core.noise import estimate_frame_noise
+    from pogmdm_core.noise_check import against_kspace
 
     warnings = list(acquired.warnings)
     data, noise_std = acquired.data, None
@@ -96,18 +92,15 @@ def prepare(acquired: AcquiredFrame, whitener: Whitener | None, settings: Gadget
 
     frame, fov_mm, more, reading = (_on_grid if acquired.on_grid else _off_grid)(acquired, data, noise_std, settings)
     warnings += more
-    if frame.noise_std is not None:
-        # the outermost samples bound the noise from above, and hold little signal
-        ratio = estimate_frame_noise(frame) / frame.noise_std
-        if ratio and not 1 / _PLAUSIBLE < ratio < _PLAUSIBLE:
-            logs.get().warning(
-                "%s: outer k-space is %.3g times the noise scan: the scales cannot match; only the noise scan's "
-                "correlations are used, the level is estimated from the data",
-                acquired.key,
-                ratio,
-            )
-            warnings.append("NOISE_SCALE_MISMATCH")
-            frame = replace(frame, noise_std=None)
+    whitened_upstream = whitener is not None and whitener.upstream
+    if whitened_upstream and not against_kspace(frame).is_measured:
+        logs.get().warning(
+            "%s: noise.whiten=upstream, but the noise is not that of data which a NoiseAdjustGadget has whitened: without "
+            "noise readouts it passes data on as they are. The level is estimated from the data",
+            acquired.key,
+        )
+        warnings += ["NOT_WHITENED", "NOISE_SCALE_MISMATCH"]
+        frame, whitener, whitened_upstream = replace(frame, noise_std=None), None, False
     n_coils, most = frame.n_coils, settings.limits.max_coils
     if n_coils > min(most, settings.coils.n_virtual or most):
         frame = compressed(frame, min(most, settings.coils.n_virtual or most))
@@ -131,7 +124,7 @@ def prepare(acquired: AcquiredFrame, whitener: Whitener | None, settings: Gadget
         acquired=acquired,
         whitened=whitener is not None,
         warnings=tuple(warnings),
-        whitened_upstream=whitener is not None and whitener.upstream,
+        whitened_upstream=whitened_upstream,
         trajectory=f"{acquired.trajectory_name} ({reading})" if reading else acquired.trajectory_name,
     )
 

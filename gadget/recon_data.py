@@ -30,8 +30,9 @@ from gadget.wire import ExactSocket, broken
 
 _MAX_BITS = 256  # encoding spaces of one scan; real ones have a handful
 _HEAD_BYTES = ctypes.sizeof(ismrmrd.AcquisitionHeader)
-# 2 x 3 fields of view (float32), 2 x 3 matrix sizes (uint16), 3 x (min, centre, max) (uint16)
-_DESCRIPTION_BYTES = 2 * 3 * 4 + 2 * 3 * 2 + 3 * 3 * 2
+# 2 x 3 fields of view (float32), 2 x 3 matrix sizes (uint16), 3 x (min, centre, max) (uint16), and the two bytes that
+# C++ pads a structure with floats to
+_DESCRIPTION_BYTES = struct.calcsize("@6f6H9H0f")
 
 _T = TypeVar("_T")
 CheckBytes = Callable[[str, int], None]

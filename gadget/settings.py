@@ -11,7 +11,6 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from xml.etree.ElementTree import Element
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
@@ -212,18 +211,15 @@ def load(
     return _validated(merged)
 
 
-def from_xml(config: Element | None, raw: bytes = b"") -> GadgetSettings:
-    """Settings from the ``<configuration>`` node Gadgetron hands over; None means all defaults.
+def from_xml(text: bytes) -> GadgetSettings:
+    """Settings from the ``<configuration>`` node that Gadgetron hands over, as it was sent; nothing means defaults.
 
-    Parameters
-    ----------
-    config
-        The parsed node, or None when it is absent.
-    raw
-        The bytes it was parsed from: tells an absent node from an unreadable one.
+    Raises
+    ------
+    ConfigError
+        Those of `gadget.sources.parse_configuration`, `gadget.sources.xml_properties` and `load`.
     """
-    if config is None and raw.strip(b"\0 \t\r\n"):
-        raise ConfigError(108, "the <configuration> of the gadget is not XML.", "Check the chain's XML file.")
+    config = sources.parse_configuration(text)
     return load(properties={} if config is None else sources.xml_properties(config))
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
+from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 import yaml
@@ -13,6 +15,8 @@ import yaml
 from gadget.errors import ConfigError
 
 MAX_FILE_BYTES = 1 << 20
+# What Gadgetron sends where a chain has no <configuration>: an XML declaration and nothing else.
+_NOTHING = re.compile(rb"\s*(<\?xml[^>]*\?>\s*)?(<!--.*?-->\s*)*", re.DOTALL)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -58,6 +62,28 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(105, f"the settings file {file.name!r} must hold names and values.")
     return nested(values)
+
+
+def parse_configuration(text: bytes) -> Element | None:
+    """Root element of a configuration as it was sent; None where it is missing.
+
+    Missing is an empty text and one that holds an XML declaration or comments alone. A byte order mark and NUL bytes
+    at the end are left out.
+
+    Raises
+    ------
+    ConfigError
+        E108 not XML, or XML with a document type, whose entities may name files or grow without end.
+    """
+    text = text.removeprefix(b"\xef\xbb\xbf").strip(b"\0 \t\r\n")
+    if _NOTHING.fullmatch(text):
+        return None
+    if b"<!DOCTYPE" in text.replace(b"\0", b""):
+        raise ConfigError(108, "the configuration has a document type, which may hide anything.", "Leave it out.")
+    try:
+        return ElementTree.fromstring(text)  # noqa: S314 - no document type, so no entities
+    except (ElementTree.ParseError, ValueError, LookupError):
+        raise ConfigError(108, "the configuration that was sent is not XML.", "Check the chain's XML file.") from None
 
 
 def xml_properties(config: Element) -> dict[str, str]:

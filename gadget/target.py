@@ -45,7 +45,7 @@ def pogmdm_recon(connection: Any) -> None:
         from gadget.settings import from_xml
 
         raw = connection.raw_bytes
-        return from_xml(connection.config, raw.config or b""), connection.header or raw.header
+        return from_xml(raw.config or b""), connection.header or raw.header
 
     link = Link(connection)
     try:

@@ -10,6 +10,10 @@ import torch
 from pogmdm_core.errors import DataError
 from pogmdm_core.frame import KSpaceFrame
 
+_OUTER_PARTS = 5
+_ENOUGH_VALUES = 1000  # a level is known to 4 % then
+_NORMAL_MEDIAN = 0.6745  # of |x|, x normal with standard deviation 1
+
 
 def noise_covariance(noise: torch.Tensor) -> torch.Tensor:
     """Covariance of noise readouts, shrunk towards its diagonal when samples are few.
@@ -91,39 +95,39 @@ def compression_matrix(samples: torch.Tensor, n_virtual: int) -> tuple[torch.Ten
     return vectors[:, order].mH, kept
 
 
-def estimate_noise_std(kspace: torch.Tensor, mask: torch.Tensor, share: float = 0.1) -> float:
-    """Noise per real/imaginary part from the outermost measured samples, when no noise scan exists.
+def estimate_frame_noise(frame: KSpaceFrame) -> float:
+    """Noise per real/imaginary part of a k-space sample, from the quietest part of the outer half of k-space.
 
-    Parameters
-    ----------
-    kspace
-        `(coil, ky, kx)` complex, centred.
-    mask
-        `(ky, kx)` bool.
-    share
-        Share of the measured samples, the farthest from the centre, that is used, in (0, 1].
+    Where samples lie farther out than half of the others, tenths of them by radius are looked at one by one, and the
+    lowest level counts. Signal adds to it, so it is an upper bound of the noise, and close to it where k-space reaches
+    far enough for the signal to vanish: on recorded scans of 128 and more lines within 5 %, at R = 8 (random points,
+    spokes, spirals) within 35 %.
 
     Returns
     -------
-        Median absolute deviation / 0.6745, robust to remaining signal; an upper estimate where
-        objects have energy at the edge of k-space. 0 for all-zero data.
+        0 for all-zero data, units of ``frame.kspace``.
     """
-    ny, nx = mask.shape
-    ky = (torch.arange(ny, device=mask.device) - ny // 2).float() / ny
-    kx = (torch.arange(nx, device=mask.device) - nx // 2).float() / nx
-    return _outer_noise(kspace[:, mask], torch.hypot(ky[:, None], kx[None, :])[mask], share)
-
-
-def estimate_frame_noise(frame: KSpaceFrame) -> float:
-    """`estimate_noise_std` of a frame with any trajectory."""
     if frame.mask is not None:
-        return estimate_noise_std(frame.kspace, frame.mask)
-    kx, ky = frame.positions
-    return _outer_noise(frame.kspace, torch.hypot(ky / frame.shape[0], kx / frame.shape[1]).float(), 0.1)
+        ny, nx = frame.mask.shape
+        ky = (torch.arange(ny, device=frame.mask.device) - ny // 2).double() / ny
+        kx = (torch.arange(nx, device=frame.mask.device) - nx // 2).double() / nx
+        radius, samples = torch.hypot(ky[:, None], kx[None, :])[frame.mask], frame.kspace[:, frame.mask]
+    else:
+        kx, ky = frame.positions
+        radius, samples = torch.hypot(ky / frame.shape[0], kx / frame.shape[1]), frame.kspace
+    # what is exactly zero in all channels was not measured, whatever the mask says
+    outwards = torch.argsort(radius, stable=True)
+    outwards = outwards[(samples != 0).any(0)[outwards]]
+    outer = outwards[len(outwards) // 2 :]
+    if len(outer) == 0:
+        return 0.0
+    n_parts = min(_OUTER_PARTS, max(1, len(outer) * len(samples) * 2 // _ENOUGH_VALUES))
+    return min(_robust_std(samples[:, part]) for part in outer.tensor_split(n_parts))
 
 
-def _outer_noise(samples: torch.Tensor, radius: torch.Tensor, share: float) -> float:
-    """Robust standard deviation of the samples `(coil, n)` farthest from the centre."""
-    cut = torch.quantile(radius, 1 - share) if radius.numel() < 2**24 else radius.median()
-    outer = torch.view_as_real(samples[:, radius >= cut])
-    return float(outer.abs().median() / 0.6745)
+def _robust_std(samples: torch.Tensor) -> float:
+    """Standard deviation per part from the median magnitude, which remaining signal moves little."""
+    values = torch.view_as_real(samples.contiguous()).abs()
+    median = float(values.median()) / _NORMAL_MEDIAN
+    # whole numbers of a low gain: most of them are 0, and so is their median
+    return median if median > 0 else float(values.double().square().mean().sqrt())

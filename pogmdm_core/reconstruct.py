@@ -16,7 +16,7 @@ from pogmdm_core.errors import ComputeError, ConfigError, HeaderError
 from pogmdm_core.frame import GAUSSIAN_FACTORS, KSpaceFrame, ReconResult, SamplerStatus
 from pogmdm_core.judged_map import judged_map
 from pogmdm_core.map_estimate import level_for
-from pogmdm_core.noise import estimate_frame_noise
+from pogmdm_core.noise_check import MODEL_ERROR, TOO_LOUD, NoiseLevel, against_fit, against_kspace
 from pogmdm_core.operators.encoding import EncodingModel, root_sum_of_squares
 from pogmdm_core.operators.fourier import fourier_operator
 from pogmdm_core.posterior import RunningMoments
@@ -28,7 +28,6 @@ from pogmdm_core.settings import SamplerSettings, Settings
 from pogmdm_core.uncertainty.combine import Uncertainty, combine
 from pogmdm_core.uncertainty.folds import sampling_of
 from pogmdm_core.warm_start import (
-    MODEL_ERROR,
     WarmStart,
     acs_start,
     nlinv,
@@ -38,6 +37,7 @@ from pogmdm_core.warm_start import (
 
 _SCALE_QUANTILE = 0.999
 _MIN_MATRIX = 8  # along each axis, as the gadget demands of headers
+_MISFIT = 1.2  # residual over noise; a fit to the noise leaves 0.85 to 1.1 of it
 _LEAST_NOISE = 1e-4  # of the image scale: keeps noise-free simulations well conditioned
 _AUTO_BATCH_BYTES = 2**28
 _TINY = torch.finfo(torch.float32).tiny
@@ -110,16 +110,18 @@ def reconstruct(
         )
     frame, prior = frame.to(device), prior.to(device)
     run = Run(progress, should_stop)
-    noise_std = frame.noise_std or estimate_frame_noise(frame)
+    noise = against_kspace(frame)
     scale = image_scale(frame)
     if scale == 0:
-        return _no_signal(frame, noise_std)
+        return _no_signal(frame, noise.std)
     model = EncodingModel(frame, scale)
 
     with run.timed("warm start"):
-        start = _warm_start(model, settings, noise_std / scale, run) if start is None else start.to(device)
-    noise_level = _noise_level(model, start, noise_std / scale, run)
-    found = judged_map(model, prior, start, noise_level, noise_std / scale, settings, run)
+        start = _warm_start(model, settings, noise.std / scale, run) if start is None else start.to(device)
+    noise = _judged_noise(model, start, noise, settings)
+    run.warnings.extend(noise.warnings)
+    noise_level = _noise_level(model, start, noise.std / scale, run)
+    found = judged_map(model, prior, start, noise_level, noise.std / scale, settings, run)
     with run.timed("samples"):
         magnitudes = _magnitudes(model, prior, start, noise_level, n_samples, settings, run)
 
@@ -133,7 +135,9 @@ def reconstruct(
         sampling, learned = sampling_of(frame), settings.uncertainty
         wrong = (learned.sample_factors[sampling.value], learned.fold_factors[sampling.value])
         held = None if found is None else found.held
-        uncertainty = combine(best.abs().cpu(), held, magnitudes, noise_std / scale, *wrong).times(scale)
+        if held is not None and noise.is_measured and noise.std > TOO_LOUD * held.noise_std * scale:
+            run.warnings.append("NOISE_TOO_LOUD")
+        uncertainty = combine(best.abs().cpu(), held, magnitudes, *wrong).times(scale)
         run.warnings.extend(uncertainty.warnings)
     else:
         uncertainty = Uncertainty(moments.std, "samples" if moments.std is not None else "off")
@@ -151,10 +155,10 @@ def reconstruct(
         status=run.status,
         detail=run.detail,
         estimate=estimate,
-        noise_std=noise_std,
+        noise_std=noise.std,
         noise_level=noise_level * scale,
         prior_weight=1.0 if found is None else found.weight,
-        data_residual=model.residual_std(best, start.csm) * scale / max(noise_std, _TINY),
+        data_residual=model.residual_std(best, start.csm) * scale / max(noise.std, _TINY),
         scale=scale,
         start=start.to(torch.device("cpu")),
         n_samples=moments.count,
@@ -216,14 +220,21 @@ def _warm_start(model: EncodingModel, settings: Settings, eta: float, run: Run) 
     return zero_filled_start(model)
 
 
+def _judged_noise(model: EncodingModel, start: WarmStart, noise: NoiseLevel, settings: Settings) -> NoiseLevel:
+    """Hold the noise against the fit of the joint start; other starts fit too well or too badly to tell."""
+    if settings.coils.init != "nlinv":
+        return noise
+    residual = model.residual_std(start.image, start.csm) * model.scale
+    return against_fit(noise, residual, start.image.numel(), model.n_measured)
+
+
 def _noise_level(model: EncodingModel, start: WarmStart, eta: float, run: Run) -> float:
-    """Noise of the likelihood: the measured one unless the model plainly does not fit the data."""
+    """Noise of the likelihood: that of the receivers, unless no image explains the data to it."""
     eta = max(eta, _LEAST_NOISE)
     residual = model.residual_std(start.image, start.csm)
     if residual > MODEL_ERROR * eta:
         run.warnings.append("MODEL_ERROR")
-        return residual
-    return eta
+    return residual if residual > _MISFIT * eta else eta
 
 
 def _magnitudes(

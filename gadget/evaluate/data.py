@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,9 +56,9 @@ def read_full_scan(path: Path, group: str = "dataset") -> FullScan:
             "evaluate undersamples by itself; give it the full scan.",
         )
     if frame.noise_std is None:
-        from pogmdm_core.noise import estimate_noise_std
+        from pogmdm_core.noise import estimate_frame_noise
 
-        frame = KSpaceFrame.cartesian(frame.kspace, frame.mask, estimate_noise_std(frame.kspace, frame.mask) or None)
+        frame = replace(frame, noise_std=estimate_frame_noise(frame) or None)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return FullScan(path.stem, digest, frame, reference_of(frame))
 

@@ -25,6 +25,7 @@ _PULL = (0.0, 0.02, 0.02)
 _NEWTON_STEPS, _CLAMP = 50, 30.0
 # A missing line counts as tested when a held-out one had 2/3 of its distance at a like frequency.
 _LIKE_DISTANCE, _LIKE_FREQUENCY = 2 / 3, 0.5
+_LEAST_SHARE = 0.01  # of the noise: it is known to half a per cent at best, so no less is known of an error beside it
 # Fewer adjacent lines at the centre may leave the coils wrong. The held-out samples are predicted with the same coils
 # and do not show it: on a phantom sampled with 5 central lines in 128 the error was 4 to 7 times the predicted one.
 _ENOUGH_CENTRAL_LINES = 8
@@ -93,7 +94,7 @@ def _fit_bands(
     count = torch.bincount(where, minlength=N_BANDS).double()
     energy = torch.zeros(N_BANDS, dtype=torch.float64).index_add_(0, where, torch.cat(list(errors)))
     seen = torch.nonzero(count).squeeze(1)
-    per_sample = (energy / count.clamp_min(1) - noise).clamp_min(0)
+    per_sample = (energy / count.clamp_min(1) - noise).clamp_min(_LEAST_SHARE * noise)
     nearest = (torch.arange(N_BANDS)[:, None] - seen[None, :]).abs().argmin(1)
     per_sample = per_sample[seen[nearest]]
     acquired = frame.sampled_cells.cpu()
@@ -167,7 +168,7 @@ def _regress(
     -------
         level (what the coefficients are relative to) and the three coefficients, float64.
     """
-    level = max(float(y.mean()) - noise, 0.01 * noise, torch.finfo(torch.float32).tiny)
+    level = max(float(y.mean()) - noise, _LEAST_SHARE * noise, torch.finfo(torch.float32).tiny)
     design = _design(frequency, distance)
     usual, pull = (torch.tensor(v, dtype=torch.float64) for v in (_USUAL, _PULL))
 

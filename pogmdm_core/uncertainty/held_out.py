@@ -12,8 +12,12 @@ from dataclasses import dataclass
 
 import torch
 
+from pogmdm_core.frame import KSpaceFrame
 from pogmdm_core.operators.encoding import EncodingModel
 from pogmdm_core.uncertainty.error_spectrum import ErrorSpectrum, fit
+from pogmdm_core.uncertainty.folds import positions
+
+_PARTS, _ENOUGH_VALUES = 10, 200  # a mean square of so many complex values is known to 7 %
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,8 @@ class HeldOut:
         Where in k-space the error is.
     misfit
         Root mean square error of the predicted samples per real/imaginary part, noise included, units of the image.
+    noise_std
+        Noise that was taken off: the receivers', or what the best predicted samples leave room for, if that is less.
     n_folds
         Folds that were finished.
     """
@@ -35,6 +41,7 @@ class HeldOut:
     spread: torch.Tensor
     spectrum: ErrorSpectrum
     misfit: float
+    noise_std: float
     n_folds: int
 
 
@@ -83,8 +90,19 @@ def held_out(
         squared += (without.abs() - image.abs()) ** 2
     if not errors:
         return None
-    noise = 2 * noise_std**2 * frame.n_coils
-    spectrum = fit(frame, folds[: len(errors)], errors, noise)
-    left_out = torch.cat(errors)
-    misfit = float((left_out.mean() / (2 * frame.n_coils)).sqrt())
-    return HeldOut((squared / len(errors)).cpu(), spectrum, misfit, len(errors))
+    folds, left_out = folds[: len(errors)], torch.cat(errors)
+    radius = torch.hypot(*positions(frame))
+    noise = min(2 * noise_std**2 * frame.n_coils, _least_error(left_out, torch.cat([radius[f] for f in folds]), frame))
+    misfit, noise_std = ((error / (2 * frame.n_coils)) ** 0.5 for error in (float(left_out.mean()), noise))
+    spectrum = fit(frame, folds, errors, noise)
+    return HeldOut((squared / len(errors)).cpu(), spectrum, misfit, noise_std, len(errors))
+
+
+def _least_error(errors: torch.Tensor, radius: torch.Tensor, frame: KSpaceFrame) -> float:
+    """Mean squared residual of the best predicted tenth, by radius: no prediction is better than the noise.
+
+    The noise of a sample that was left out is in no prediction of it, so that both add up.
+    """
+    outwards = errors[torch.argsort(radius, stable=True)]
+    n_parts = min(_PARTS, max(1, len(outwards) * frame.n_coils // _ENOUGH_VALUES))
+    return min(float(part.mean()) for part in outwards.tensor_split(n_parts))

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from pogmdm_core.errors import DataError
-from pogmdm_core.noise import compression_matrix, estimate_noise_std, noise_covariance, whitening_matrix
+from pogmdm_core.frame import KSpaceFrame
+from pogmdm_core.noise import compression_matrix, estimate_frame_noise, noise_covariance, whitening_matrix
 
 
 def coloured(n_coils, n, seed=0):
@@ -110,7 +111,7 @@ def test_noise_estimate_on_noise_alone(std, fraction):
     kspace = std * torch.view_as_complex(torch.randn(4, 65, 80, 2, generator=generator))
     mask = torch.rand(65, 80, generator=generator) < fraction
     kspace = kspace * mask
-    assert estimate_noise_std(kspace, mask) == pytest.approx(std, rel=0.1)
+    assert estimate_frame_noise(KSpaceFrame.cartesian(kspace, mask)) == pytest.approx(std, rel=0.1)
 
 
 def test_noise_estimate_ignores_signal_at_the_centre():
@@ -118,5 +119,5 @@ def test_noise_estimate_ignores_signal_at_the_centre():
     kspace = torch.view_as_complex(torch.randn(4, 64, 64, 2, generator=generator))
     kspace[:, 24:40, 24:40] += 1e4
     mask = torch.ones(64, 64, dtype=torch.bool)
-    assert estimate_noise_std(kspace, mask) == pytest.approx(1, rel=0.1)
-    assert estimate_noise_std(torch.zeros_like(kspace), mask) == 0
+    assert estimate_frame_noise(KSpaceFrame.cartesian(kspace, mask)) == pytest.approx(1, rel=0.1)
+    assert estimate_frame_noise(KSpaceFrame.cartesian(torch.zeros_like(kspace), mask)) == 0

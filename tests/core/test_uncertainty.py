@@ -187,7 +187,7 @@ def held_of(rms: float, shape=(20, 20), untested=0.0) -> HeldOut:
     acquired = torch.zeros(shape, dtype=torch.bool)
     cells = torch.full(shape, 2 * rms**2, dtype=torch.float64)
     spread = torch.linspace(1, 2, shape[0])[:, None].expand(shape) * 1e-4
-    return HeldOut(spread, ErrorSpectrum(cells, acquired, untested), 0.1, 4)
+    return HeldOut(spread, ErrorSpectrum(cells, acquired, untested), 0.1, 0.001, 4)
 
 
 def draws(std: float, n: int, shape=(20, 20)) -> list[torch.Tensor]:
@@ -196,7 +196,7 @@ def draws(std: float, n: int, shape=(20, 20)) -> list[torch.Tensor]:
 
 
 def test_scale_is_the_geometric_mean_of_both():
-    found = combine(torch.ones(20, 20), held_of(0.04), draws(0.01, 200), 0.001, sample_factor=3.0)
+    found = combine(torch.ones(20, 20), held_of(0.04), draws(0.01, 200), sample_factor=3.0)
     assert found.method == "calibrated"
     assert found.scales["folds"] == pytest.approx(0.04)
     assert found.scales["samples"] == pytest.approx(0.03, rel=0.02)
@@ -205,19 +205,19 @@ def test_scale_is_the_geometric_mean_of_both():
     # where folds move more, the map is larger
     assert found.std[-4:].mean() > found.std[:4].mean()
 
-    halved = combine(torch.ones(20, 20), held_of(0.04), draws(0.01, 200), 0.001, 3.0, fold_factor=2.0)
+    halved = combine(torch.ones(20, 20), held_of(0.04), draws(0.01, 200), 3.0, fold_factor=2.0)
     assert halved.scales["folds"] == pytest.approx(found.scales["folds"] / 2)
     assert torch.allclose(halved.std, found.std / 2**0.5)
 
 
 def test_disagreement_and_untested_gaps_are_told():
-    found = combine(torch.ones(20, 20), held_of(0.04, untested=0.4), draws(0.01, 50), 0.001, sample_factor=1.0)
+    found = combine(torch.ones(20, 20), held_of(0.04, untested=0.4), draws(0.01, 50), sample_factor=1.0)
     assert found.warnings == ("LOWER_BOUND", "SCALE_UNCERTAIN")
 
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_without_samples_the_folds_decide(n):
-    found = combine(torch.ones(20, 20), held_of(0.04), draws(0.01, n), 0.001, 3.0)
+    found = combine(torch.ones(20, 20), held_of(0.04), draws(0.01, n), 3.0)
     assert found.method == "folds"
     assert float(found.std.square().mean().sqrt()) == pytest.approx(0.04, rel=1e-5)
 
@@ -225,14 +225,14 @@ def test_without_samples_the_folds_decide(n):
 def test_two_samples_leave_no_pixel_certain():
     two = draws(0.01, 2)
     two[1][5, 5] = two[0][5, 5]
-    found = combine(torch.ones(20, 20), held_of(0.04), two, 0.001, 3.0)
+    found = combine(torch.ones(20, 20), held_of(0.04), two, 3.0)
     assert found.std.min() > 0.1 * found.std.median()
-    assert combine(torch.ones(20, 20), None, two, 0.001, 3.0).std.min() > 0
+    assert combine(torch.ones(20, 20), None, two, 3.0).std.min() > 0
 
 
 def test_nothing_known_is_no_map():
-    assert combine(torch.ones(20, 20), None, [], 0.001, 3.0) == Uncertainty(None, "off")
-    assert combine(torch.zeros(20, 20), held_of(0.04), [], 0.001, 3.0).std is None
+    assert combine(torch.ones(20, 20), None, [], 3.0) == Uncertainty(None, "off")
+    assert combine(torch.zeros(20, 20), held_of(0.04), [], 3.0).std is None
 
 
 def test_object_mask_leaves_the_air_out():

@@ -207,5 +207,5 @@ def test_a_preset_in_a_settings_file_is_honoured(name, tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("preset: fast\n")
     raw = configs.gadget_configuration(name, [("settings", str(file))])
-    assert settings.from_xml(parse(raw)).preset == "fast"
-    assert settings.from_xml(parse(configs.gadget_configuration(name, []))).preset == "default"
+    assert settings.from_xml(raw).preset == "fast"
+    assert settings.from_xml(configs.gadget_configuration(name, [])).preset == "default"

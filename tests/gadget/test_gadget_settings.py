@@ -1,20 +1,21 @@
-from xml.etree import ElementTree
-
 import pytest
 
 from gadget.errors import ConfigError
 from gadget.settings import GadgetSettings, from_xml, known_names, load
 from pogmdm_core import Settings
 
+# what a missing <configuration> comes as: the bytes of a real Gadgetron, and what others may make of it
+NO_CONFIGURATION = (b'<?xml version="1.0"?>\n', b"<?xml version='1.0' encoding='UTF-8'?>", b"\xef\xbb\xbf<!-- none -->\n\0")
+
 
 def xml(text):
-    return from_xml(ElementTree.fromstring(f"<configuration>{text}</configuration>"))  # noqa: S314
+    return from_xml(f"<configuration>{text}</configuration>".encode())
 
 
 def test_defaults_are_the_schema():
     assert load() == GadgetSettings()
-    assert from_xml(None) == GadgetSettings()
-    assert from_xml(None, b"\0\n") == GadgetSettings()
+    for text in (b"", b"\0\n", *NO_CONFIGURATION):
+        assert from_xml(text) == GadgetSettings()
     assert issubclass(GadgetSettings, Settings)
     assert load().output.maps == ("image", "std")
 
@@ -137,7 +138,7 @@ def test_files_may_be_named_by_their_full_path(tmp_path):
 @pytest.mark.fault("F58")
 def test_configuration_that_is_not_xml_is_refused():
     with pytest.raises(ConfigError, match="E108"):
-        from_xml(None, b"<configuration><property")
+        from_xml(b"<configuration><property")
 
 
 def test_known_names_are_dotted():

@@ -122,14 +122,16 @@ def test_kspace_times_seven_gives_frames_times_seven(noise_too):
     assert seven.frame.noise_std == pytest.approx((7 if noise_too else 1) * one.frame.noise_std, rel=1e-5)
 
 
-@pytest.mark.fault("F37")
-def test_noise_scan_of_another_scale_is_not_believed():
-    scan = Scan()
-    acquisitions = scan.acquisitions()
-    acquisitions[0].data[:] *= 1e-4
-    prepared = prepared_of(scan, acquisitions)
+@pytest.mark.fault("F37", "F67")
+@pytest.mark.parametrize("gain", [1e-4, 1e4])
+def test_whitening_that_nobody_did_upstream_is_not_believed(gain, caplog):
+    """Without noise readouts a NoiseAdjustGadget passes the data on unwhitened, in whatever units they are."""
+    scan = Scan(noise_scan=False, scale=gain)
+    prepared = prepared_of(scan, **{"noise.whiten": "upstream"})
     assert prepared.frame.noise_std is None
-    assert "NOISE_SCALE_MISMATCH" in prepared.warnings
+    assert not prepared.whitened and not prepared.whitened_upstream
+    assert {"NOT_WHITENED", "NOISE_SCALE_MISMATCH"} <= set(prepared.warnings)
+    assert "passes data on as they are" in caplog.text
 
 
 @pytest.mark.fault("F37")
