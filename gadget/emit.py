@@ -19,6 +19,8 @@ from gadget.meta import SERIES, attributes
 if TYPE_CHECKING:
     import torch
 
+    from gadget.frames import FrameKey
+    from gadget.header import Encoding
     from gadget.prepare import PreparedFrame
     from gadget.settings import GadgetSettings
     from pogmdm_core import ReconResult
@@ -48,7 +50,7 @@ class Emitter:
         }
         self._counts: Counter[int] = Counter()
         self._formats: dict[int, tuple[Any, ...]] = {}
-        self._scales: dict[int, PixelScale] = {}
+        self._scales: dict[str, tuple[PixelScale, int]] = {}
         self._warned = False
 
     def images(self, result: ReconResult, prepared: PreparedFrame) -> list[ismrmrd.Image]:
@@ -95,14 +97,15 @@ class Emitter:
             maps["csm"] = [linear[0] + 1j * linear[1]]
         if "samples" in self.output.maps and result.samples is not None:
             maps["samples"] = [np.abs(band_limited(sample)) for sample in _numpy(result.samples)]
+        self._scale("image", maps["image"][0])  # the scale of all magnitudes, sent or not
         missing = [name for name in self.output.maps if name not in maps]
         if missing:
             logs.get().info("%s: no series for %s, it was not computed", prepared.acquired.key, ", ".join(missing))
         return [
-            self._image(name, pixels, prepared, own, result.warnings)
+            self._image(name, pixels, prepared, own, result.warnings, place, len(stack))
             for name, stack in maps.items()
             if name in self.output.maps
-            for pixels in stack
+            for place, pixels in enumerate(stack)
         ]
 
     def fallback(self, image: torch.Tensor, prepared: PreparedFrame) -> list[ismrmrd.Image]:
@@ -123,6 +126,8 @@ class Emitter:
         prepared: PreparedFrame,
         own: dict[str, Any],
         warnings: tuple[str, ...],
+        place: int = 0,
+        n_places: int = 1,
     ) -> ismrmrd.Image:
         key, recon = prepared.acquired.key, prepared.acquired.encoding.recon
         if not np.isfinite(pixels).all():
@@ -131,9 +136,9 @@ class Emitter:
         pixels = pixels.astype(np.complex64 if np.iscomplexobj(pixels) else np.float32)
         values = pixels.reshape((-1, 1, *pixels.shape[-2:]))  # (channel, z, y, x)
         number = self.output.series_base + series.offset
-        scale = PixelScale()
+        scale, power = PixelScale(), 1
         if self.output.dtype == "uint16" and not np.iscomplexobj(values):
-            scale = self._scale(number, name, values)
+            scale, power = self._scale(name, values)
             pixels, n_clipped = scale.pixels(values)
             own = {**own, "Clipped": n_clipped}
             if n_clipped:
@@ -145,6 +150,8 @@ class Emitter:
             pixels = values
         self._one_format(number, (pixels.shape, pixels.dtype, series.image_type))
         self._counts[number] += 1
+        frame_number = number_of_frame(key, prepared.acquired.encoding)
+        index = self._counts[number] if frame_number is None else frame_number * n_places + place + 1
 
         reference = prepared.acquired.reference
         directions, found = _directions(reference)
@@ -158,7 +165,7 @@ class Emitter:
             acquisition=reference,
             transpose=False,
             image_type=series.image_type,
-            image_index=min(self._counts[number], 65535),
+            image_index=min(index, 65535),
             image_series_index=number,
             field_of_view=recon.fov_mm,
             **{f"{axis}_dir": vector for axis, vector in directions.items()},
@@ -171,17 +178,26 @@ class Emitter:
             "NoiseWhitened": "upstream" if prepared.whitened_upstream else prepared.whitened,
             "Warnings": " ".join(dict.fromkeys((*prepared.warnings, *warnings))) or "none",
         }
-        image.meta = attributes(name, values, {"row": directions["read"], "column": directions["phase"]}, facts, scale)
+        image.meta = attributes(name, values, {"row": directions["read"], "column": directions["phase"]}, facts, index, scale, power)
         return image
 
-    def _scale(self, number: int, name: str, values: np.ndarray) -> PixelScale:
-        """Scale of a series: that of its first image."""
-        if number not in self._scales:
-            # the window is the image's; a standard deviation is far smaller and would lose its digits
-            window = self.output.window if name != "std" else None
-            phase = name == "phase"
-            self._scales[number] = PixelScale.of_phase() if phase else PixelScale.of_magnitude(values, window)
-        return self._scales[number]
+    def _scale(self, name: str, values: np.ndarray) -> tuple[PixelScale, int]:
+        """Scale of a series, settled by its first image, and the power of two it is finer than that of the image.
+
+        All magnitudes share one slope, but for the standard deviation, which would lose its digits.
+        """
+        if name not in self._scales:
+            if name == "phase":
+                found = PixelScale.of_phase(), 1
+            elif name == "std":
+                found = self._scales["image"][0].finer(values)
+            elif "image" in self._scales:
+                found = self._scales["image"]
+            else:
+                found = PixelScale.of_magnitude(values, self.output.window), 1
+                self._scales["image"] = found
+            self._scales[name] = found
+        return self._scales[name]
 
     def _one_format(self, number: int, found: tuple[Any, ...]) -> None:
         """Refuse a second shape or type in a series: receivers' files cannot be read after that."""
@@ -192,6 +208,20 @@ class Emitter:
                 f"series {number} would mix images of {expected[0]} {expected[1]} and {found[0]} {found[1]}.",
                 "Reconstruct encodings of different matrix in separate scans.",
             )
+
+
+def number_of_frame(key: FrameKey, encoding: Encoding) -> int | None:
+    """Place of a frame in its scan from 0 on, slice fastest: the same on whichever worker and whenever it was made.
+
+    None where the header's limits do not know of the frame.
+    """
+    number, size = 0, 1
+    for counter in ("slice", "contrast", "phase", "repetition", "set"):
+        value, largest = getattr(key, counter), encoding.last.get(counter, 0)
+        if value > largest:
+            return None
+        number, size = number + value * size, size * (largest + 1)
+    return number + key.encoding * size
 
 
 def _listed(values: Mapping[Any, float]) -> str:

@@ -1,4 +1,6 @@
-"""Whole-number pixels with one slope per series: value = slope * pixel + intercept.
+"""Whole-number pixels, value = slope * pixel + intercept: one slope for all magnitudes of a scan.
+
+The standard deviation, far smaller than the image, is multiplied by a power of two that its series names.
 
 Twelve bits, 0 to 4095: what DICOM writers and Gadgetron's FloatToUShortGadget (which clamps to that range by
 default) take without another scaling.
@@ -6,6 +8,7 @@ default) take without another scaling.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +19,7 @@ _HEADROOM = 1.25  # the first image of a series sets the slope of all: later one
 
 @dataclass(frozen=True)
 class PixelScale:
-    """The slope and intercept of a series."""
+    """Slope and intercept."""
 
     slope: float = 1.0
     intercept: float = 0.0
@@ -31,6 +34,19 @@ class PixelScale:
     def of_phase(cls) -> PixelScale:
         """Scale for radians in [-pi, pi]."""
         return cls(2 * np.pi / LARGEST, -np.pi)
+
+    def finer(self, first: np.ndarray) -> tuple[PixelScale, int]:
+        """Scale for values >= 0 far smaller than those of this one, whose pixels are a power of two as large.
+
+        Returns
+        -------
+            The scale, and the power: ``pixel / power`` is on this scale. The relation of the two series then survives
+            writers that drop the slope (Gadgetron's DICOM gadget does), if the power is told in words.
+        """
+        peak = _HEADROOM * float(first.max()) / self.slope
+        power = 2 ** max(0, math.floor(math.log2(LARGEST / peak))) if 0 < peak else 1
+        power = min(power, LARGEST + 1)
+        return PixelScale(self.slope / power), power
 
     def pixels(self, values: np.ndarray) -> tuple[np.ndarray, int]:
         """Nearest pixels, uint16, and how many values did not fit and were clipped. Values must be finite."""

@@ -60,7 +60,9 @@ def attributes(
     values: np.ndarray,
     directions: Mapping[str, Sequence[float]],
     own: Mapping[str, Any],
+    number: int,
     scale: PixelScale,
+    power: int = 1,
 ) -> ismrmrd.Meta:
     """Meta attributes of one image.
 
@@ -69,16 +71,23 @@ def attributes(
     name
         Key of `SERIES`.
     values
-        What its pixels stand for; magnitudes get a display window from them.
+        What its pixels stand for; magnitudes get a display window from them, in units of the pixels that are sent.
     directions
         ``row`` and ``column``, three numbers each.
     own
         ``POGMDM_*`` values, names without the prefix.
+    number
+        image_index of its header.
     scale
         value = slope * pixel + intercept.
+    power
+        What pixels were multiplied with beside the slope of the image series; told in comment and description.
     """
     series = SERIES[name]
-    comment = list(series.comment)
+    comment, suffix = list(series.comment), series.suffix
+    if power > 1:
+        comment.append(f"x{power}")
+        suffix += f"_x{power}"
     meaning = CALIBRATED if own.get("UncertaintyMethod") in ("calibrated", "folds") else NOT_CALIBRATED
     if name == "std":
         comment.append(meaning)
@@ -88,13 +97,15 @@ def attributes(
     role = list(series.mrd_role) if isinstance(series.mrd_role, tuple) else series.mrd_role
     meta = {
         "GADGETRON_DataRole": series.gadgetron_role,
+        "GADGETRON_ImageNumber": str(number),  # DicomFinishGadget ends the scan where it is missing
+        "GADGETRON_ImageCategory": series.gadgetron_role,
         "DataRole": role,
         "GADGETRON_ImageComment": comment,
         "ImageComments": comment,
         "ImageComment": comment,
-        "GADGETRON_SeqDescription": series.suffix,
-        "SeriesDescriptionAdditional": series.suffix,
-        "SequenceDescriptionAdditional": series.suffix.lstrip("_"),
+        "GADGETRON_SeqDescription": suffix,
+        "SeriesDescriptionAdditional": suffix,
+        "SequenceDescriptionAdditional": suffix.lstrip("_"),
         "GADGETRON_ImageProcessingHistory": history,
         "ImageProcessingHistory": history,
         "Keep_image_geometry": "1",
@@ -107,7 +118,7 @@ def attributes(
         "RescaleIntercept": repr(scale.intercept),
     }
     if series.image_type == ismrmrd.IMTYPE_MAGNITUDE:
-        low, high = np.percentile(values, (1, 99))
+        low, high = (np.percentile(values, (1, 99)) - scale.intercept) / scale.slope
         low = 0.0 if name == "std" else low
         # these attributes are whole numbers; a window of less than one says nothing
         if high - low >= 2:

@@ -26,7 +26,15 @@ def slice_encoding(encoding: Encoding) -> Encoding:
     def one(space: Space) -> Space:
         return Space((*space.matrix[:2], 1), (*space.fov_mm[:2], thickness))
 
-    return replace(encoding, encoded=one(encoding.encoded), recon=one(encoding.recon))
+    n_slabs = encoding.last.get("slice", 0) + 1
+    last = {**encoding.last, "slice": n_slabs * n_slices(encoding) - 1}
+    return replace(encoding, encoded=one(encoding.encoded), recon=one(encoding.recon), last=last)
+
+
+def n_slices(encoding: Encoding) -> int:
+    """Slices of a slab inside the wanted field of view, as thick as a partition."""
+    nz = encoding.encoded.matrix[2]
+    return min(nz, max(1, round(nz * encoding.recon.fov_mm[2] / encoding.encoded.fov_mm[2])))
 
 
 def to_slices(readouts: Sequence[ismrmrd.Acquisition], encoding: Encoding, key: str) -> list[list[ismrmrd.Acquisition]]:
@@ -67,7 +75,7 @@ def to_slices(readouts: Sequence[ismrmrd.Acquisition], encoding: Encoding, key: 
     n_partial = sum(len(stack) < nz for stack in stacks.values())
     if n_partial:
         raise _refusal(key, f"{n_partial} of {len(stacks)} lines or shots are not measured at all {nz} partitions")
-    n_wanted = min(nz, max(1, round(nz * encoding.recon.fov_mm[2] / encoding.encoded.fov_mm[2])))
+    n_wanted = n_slices(encoding)
     first = nz // 2 - n_wanted // 2
     slices: list[list[ismrmrd.Acquisition]] = [[] for _ in range(n_wanted)]
     for stack in stacks.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,12 @@ def _readout(
 
 
 def _header(plan: ScanPlan, sampling: Sampling) -> Any:
-    """Header of the scan; it names no person, no place and no time."""
+    """Header of the scan; it names no person, no place and no time.
+
+    Its made-up IDs are what Gadgetron's NoiseAdjustGadget stores a noise covariance under: without patientID and
+    measurementID it ends the scan. They differ from phantom to phantom, for a stored covariance serves every scan that
+    names its measurement as dependency. The noise scan that this one names is nowhere: its own noise readouts count.
+    """
     import ismrmrd.xsd as xsd
 
     ny, nx = plan.shape
@@ -188,9 +194,19 @@ def _header(plan: ScanPlan, sampling: Sampling) -> Any:
             calibrationMode=xsd.calibrationModeType.EMBEDDED if sampling.is_calibration.any() else None,
         ),
     )
+    ident = hashlib.sha256(repr(plan).encode()).hexdigest()[:12]
     return xsd.ismrmrdHeader(
+        subjectInformation=xsd.subjectInformationType(patientName="phantom", patientID=f"phantom{ident}"),
+        studyInformation=xsd.studyInformationType(studyID="phantom", studyDescription="simulated"),
         measurementInformation=xsd.measurementInformationType(
-            measurementID="phantom", patientPosition=xsd.patientPositionType.HFS, protocolName="phantom"
+            measurementID=f"phantom{ident}_1",
+            patientPosition=xsd.patientPositionType.HFS,
+            protocolName="phantom",
+            measurementDependency=[
+                xsd.measurementDependencyType(dependencyType="Noise", measurementID=f"phantom{ident}_0")
+            ]
+            if plan.noise > 0
+            else [],
         ),
         acquisitionSystemInformation=xsd.acquisitionSystemInformationType(
             systemVendor="simulated",
@@ -201,6 +217,7 @@ def _header(plan: ScanPlan, sampling: Sampling) -> Any:
             receiverChannels=plan.n_coils,
         ),
         experimentalConditions=xsd.experimentalConditionsType(H1resonanceFrequency_Hz=123200000),
+        sequenceParameters=xsd.sequenceParametersType(TR=[100.0], TE=[5.0], TI=[0.0], flipAngle_deg=[15.0]),
         encoding=[encoding],
     )
 

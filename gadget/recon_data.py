@@ -116,7 +116,7 @@ def read_recon_data(source: ExactSocket, check: CheckBytes) -> tuple[ReconBit, .
 
 
 def frames_of(bits: tuple[ReconBit, ...], geometry: ScanGeometry) -> Iterator[AcquiredFrame]:
-    """One frame per (N, S, SLC) of every bit, calibration lines merged where they are samples of the image.
+    """Frames of every bit, calibration lines merged where they are samples of the image.
 
     Raises
     ------
@@ -135,35 +135,49 @@ def frames_of(bits: tuple[ReconBit, ...], geometry: ScanGeometry) -> Iterator[Ac
                 "ReconData with a trajectory is not supported.",
                 "Send acquisitions of non-Cartesian scans: see pogmdm_noncartesian.xml.",
             )
-        for slc, s, n in np.ndindex(shape[6], shape[5], shape[4]):
-            frame = _frame(bit, (n, s, slc), geometry)
-            if frame is not None:
-                yield frame
+        for slc in range(shape[6]):
+            yield from _frames_of_slice(bit, slc, geometry)
 
 
-def _frame(bit: ReconBit, index: tuple[int, int, int], geometry: ScanGeometry) -> AcquiredFrame | None:
-    lines = bit.data.lines(*index)
-    if not lines:
-        return None  # e.g. a repetition that was not acquired
-    key = FrameKey.of(next(iter(lines.values())).getHead())
-    encoding = geometry.encoding(key.encoding)
-    if bit.ref is not None and not encoding.has_foreign_calibration:
-        own, ref = bit.data.data.shape, bit.ref.data.shape
-        if (own[0], own[3]) != (ref[0], ref[3]) or index[2] >= ref[6]:
-            logs.get().warning(
-                "%s: calibration lines of %d samples and %d channels are not used, the data have %d and %d",
-                key,
-                ref[0],
-                ref[3],
-                own[0],
-                own[3],
-            )
-        else:
-            lines = {**bit.ref.lines(*index), **lines}
-    readouts = [lines[step] for step in sorted(lines)]
-    wanted = [acq for acq in readouts if classify(acq.flags) not in (Kind.NOISE, Kind.SKIP)]
-    # the header's receiverChannels is that before a compression upstream
-    return assemble(key, wanted or readouts, encoding, None)
+def _frames_of_slice(bit: ReconBit, slc: int, geometry: ScanGeometry) -> Iterator[AcquiredFrame]:
+    """Frames in the order of S and N; averages, which chains keep apart as S or N, are parts of one image."""
+    images: dict[FrameKey, list[ismrmrd.Acquisition]] = {}
+    calibration: dict[FrameKey, dict[int, ismrmrd.Acquisition]] = {}
+    for s, n in np.ndindex(bit.data.data.shape[5], bit.data.data.shape[4]):
+        lines = bit.data.lines(n, s, slc)
+        if not lines:
+            continue  # e.g. a repetition that was not acquired
+        key = FrameKey.of(next(iter(lines.values())).getHead())
+        images.setdefault(key, []).extend(lines.values())
+        if key not in calibration:
+            calibration[key] = _calibration(bit, (n, s, slc), key, geometry)
+    for key, readouts in images.items():
+        measured = {acq.idx.kspace_encode_step_1 for acq in readouts}
+        readouts += [acq for step, acq in calibration[key].items() if step not in measured]
+        readouts.sort(key=lambda acq: acq.idx.kspace_encode_step_1)
+        wanted = [acq for acq in readouts if classify(acq.flags) not in (Kind.NOISE, Kind.SKIP)]
+        # the header's receiverChannels is that before a compression upstream
+        yield assemble(key, wanted or readouts, geometry.encoding(key.encoding), None)
+
+
+def _calibration(
+    bit: ReconBit, index: tuple[int, int, int], key: FrameKey, geometry: ScanGeometry
+) -> dict[int, ismrmrd.Acquisition]:
+    """Calibration lines that are samples of the image, by encode step; nothing where they are another scan's."""
+    if bit.ref is None or geometry.encoding(key.encoding).has_foreign_calibration:
+        return {}
+    own, ref = bit.data.data.shape, bit.ref.data.shape
+    if (own[0], own[3]) != (ref[0], ref[3]) or index[2] >= ref[6]:
+        logs.get().warning(
+            "%s: calibration lines of %d samples and %d channels are not used, the data have %d and %d",
+            key,
+            ref[0],
+            ref[3],
+            own[0],
+            own[3],
+        )
+        return {}
+    return bit.ref.lines(*index)
 
 
 class _Budget:

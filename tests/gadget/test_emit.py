@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import ismrmrd
 import numpy as np
 import pytest
@@ -6,8 +8,9 @@ from fakes import load_prior, reconstruct
 from helpers.mrd_factory import Scan
 from test_prepare import prepared_of
 
-from gadget.emit import Emitter
+from gadget.emit import Emitter, number_of_frame
 from gadget.errors import OutputError
+from gadget.frames import FrameKey
 from gadget.grid import to_recon_complex, to_recon_linear
 from gadget.header import Space
 from gadget.meta import SERIES
@@ -70,6 +73,22 @@ def test_all_series():
     csm = images[5]
     assert (csm.channels, csm.data.dtype, csm.image_type) == (4, np.complex64, ismrmrd.IMTYPE_COMPLEX)
     assert images[2].image_type == ismrmrd.IMTYPE_PHASE
+
+
+def test_images_are_numbered_by_their_place_in_the_scan():
+    """A worker that sees one slice only, or later ones first, gives it the number it has in the whole scan."""
+    encoding = prepared_of(Scan(n_slices=6, n_repetitions=3)).acquired.encoding
+    keys = {FrameKey(0, s, 0, 0, r, 0): s + 6 * r for s in range(6) for r in range(3)}
+    assert {key: number_of_frame(key, encoding) for key in keys} == keys
+    assert number_of_frame(FrameKey(0, 6, 0, 0, 0, 0), encoding) is None
+
+    prepared, result, emitter, _ = emitted(Scan(n_slices=6, n_repetitions=3))
+    late = replace(prepared, acquired=replace(prepared.acquired, key=FrameKey(0, 4, 0, 0, 2, 0)))
+    for image in emitter.images(result, late):
+        assert image.image_index == 4 + 6 * 2 + 1
+        assert image.meta["GADGETRON_ImageNumber"] == str(image.image_index)
+    unknown = replace(prepared, acquired=replace(prepared.acquired, key=FrameKey(0, 9, 0, 0, 0, 0)))
+    assert emitter.images(result, unknown)[0].image_index == 3  # the third that was made
 
 
 def test_estimate_chooses_the_image():

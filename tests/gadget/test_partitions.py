@@ -6,6 +6,7 @@ import pytest
 from helpers.mrd_factory import Scan, radial_scan
 
 from gadget.buffer import AcquisitionBuffer
+from gadget.emit import number_of_frame
 from gadget.errors import DataError
 from gadget.header import read_geometry
 
@@ -81,6 +82,11 @@ def test_slice_oversampling_is_cut_off():
     strength = [np.abs(frame.data).max() for frame in frames]
     assert np.array(strength) / max(strength) == pytest.approx(np.abs(WEIGHTS[1:4]) / 3, abs=1e-4)
     assert [frame.reference.position[2] for frame in frames] == pytest.approx([1.4, 3.0, 4.6])
+
+
+def test_slices_of_a_slab_have_their_place_in_the_scan():
+    frames = frames_of(*slab(*flat_cartesian(), n_wanted=3))
+    assert [number_of_frame(frame.key, frame.encoding) for frame in frames] == list(range(len(frames)))
 
 
 def test_partitions_may_be_the_inner_loop():

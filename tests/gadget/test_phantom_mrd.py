@@ -1,4 +1,5 @@
 import contextlib
+from dataclasses import replace
 
 import ismrmrd
 import numpy as np
@@ -43,8 +44,26 @@ def test_header_describes_the_scan_and_nobody(scan):
     ) == (47, 24)
     assert encoding.encodingLimits.slice.maximum == 1
     assert header.acquisitionSystemInformation.receiverChannels == 3
-    assert header.subjectInformation is None
-    assert header.studyInformation is None
+    assert header.subjectInformation.patientName == "phantom"
+    assert header.subjectInformation.patientBirthdate is None
+    assert header.studyInformation.studyDate is None
+
+
+def test_a_noise_adjust_gadget_finds_what_it_asks_for(scan, tmp_path):
+    """It stores the covariance under these IDs; another phantom's must never be taken for this one's."""
+    _, header, _ = scan
+    measurement = header.measurementInformation
+    (dependency,) = measurement.measurementDependency
+    assert dependency.dependencyType.lower() == "noise"
+    assert header.subjectInformation.patientID and measurement.measurementID
+    # with an underscore in it that gadget takes the ID as it is
+    assert "_" in dependency.measurementID and dependency.measurementID != measurement.measurementID
+    other = tmp_path / "other.h5"
+    write_phantom(other, replace(PLAN, seed=5, noise=0))
+    with ismrmrd.File(str(other), "r") as file:
+        its = file["dataset"].header
+    assert its.measurementInformation.measurementID != measurement.measurementID
+    assert its.measurementInformation.measurementDependency == []
 
 
 def test_noise_scan_comes_first_with_the_stated_std(scan):

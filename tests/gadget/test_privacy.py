@@ -85,7 +85,7 @@ def test_nothing_of_the_patient_gets_out_at_debug(broken, tmp_path, capfd, caplo
 def test_meta_text_survives_whatever_it_holds():
     own = {"Detail": "<&>é\"'\n", "Long": "x" * 65536, "Empty": [], "Seed": 0}
     directions = {"row": (1, 0, 0), "column": (0, 1, 0)}
-    meta = attributes("image", np.ones((1, 1, 8, 8)), directions, own, PixelScale())
+    meta = attributes("image", np.ones((1, 1, 8, 8)), directions, own, 1, PixelScale())
     back = ismrmrd.Meta.deserialize(meta.serialize())
     assert back["POGMDM_Detail"].strip() == "<&>é\"'"
     assert back["POGMDM_Long"] == "x" * 1021 + "..."
