@@ -173,10 +173,14 @@ def frames(link: Link, buffer: AcquisitionBuffer, items: Iterable[Any]) -> Itera
     if n_frames or n_passed or set(counts) == {Kind.NOISE}:
         return
     # a client that gets no image must not take that for success
+    upstream = (
+        "A gadget before this one may have ended the scan: NoiseAdjustGadget does where the header has no patientID or "
+        "measurementID, as de-identified scans have not. See Gadgetron's log, or use pogmdm_standalone.xml."
+    )
     raise TransportError(
         405,
         f"no acquisitions: the scan ended with no imaging readouts among {counts.total()}.",
-        "Check the sender and its acquisition flags.",
+        "Check the sender and its acquisition flags." if counts else upstream,
     )
 
 

@@ -41,6 +41,7 @@ from gadget.wire import (
 # Bytes per pixel by data type; ismrmrd's own table has 8 for the 4-byte integer type 4.
 _PIXEL_BYTES = {1: 2, 2: 2, 3: 4, 4: 4, 5: 4, 6: 8, 7: 8, 8: 16}
 _ERROR_TEXT_BYTES = 4096
+_IMAGE_ID = struct.pack("<H", IMAGE)
 # Bits of the header's channel_mask.
 _MAX_CHANNELS = 1024
 # Longest that a peer may go on sending before it is told of an error, seconds.
@@ -56,7 +57,7 @@ class RawMessage:
     @property
     def is_image(self) -> bool:
         """Whether it is an image; else a waveform."""
-        return self.data[:2] == struct.pack("<H", IMAGE)
+        return self.data[:2] == _IMAGE_ID
 
 
 class Link:
@@ -93,6 +94,11 @@ class Link:
         connection.add_reader(WAVEFORM, self._read_waveform)
         connection.add_reader(TEXT, self._skip_text)
         connection.add_reader(ERROR, self._read_error)
+
+    @property
+    def _is_fire(self) -> bool:
+        """Known once the client has introduced itself."""
+        return bool(getattr(self.connection, "fire", False))
 
     def configure(self, max_message_bytes: int, idle_timeout_s: float, pass_waveforms: bool = False) -> None:
         """Set limits, and whether waveforms go on to the receiver, once the settings are known."""
@@ -142,17 +148,20 @@ class Link:
             self.socket.write(item.data)
             return
         buffer = io.BytesIO()
-        buffer.write(struct.pack("<H", IMAGE))
+        buffer.write(_IMAGE_ID)
         item.serialize_into(buffer.write)
         self.socket.write(buffer.getbuffer())
 
     def gone(self) -> bool:
-        """Whether nobody is left to send images to."""
-        return self.socket.gone()
+        """Whether nobody is left to send images to.
+
+        A FIRE client is sent a text every few seconds, which shows as much as the first byte of the next image would.
+        """
+        return self.socket.gone(b"" if self._is_fire else _IMAGE_ID[:1])
 
     def report(self, text: str) -> None:
         """Tell how far the reconstruction is, to a client whose protocol has a place for it (FIRE's log viewer)."""
-        if getattr(self.connection, "fire", False):
+        if self._is_fire:
             self.socket.write(_text(f"DBG {text}"))
 
     def fail(self, text: str, quiet_s: float = 1.0, most_s: float | None = None) -> None:
@@ -175,7 +184,7 @@ class Link:
         with contextlib.suppress(Exception):  # whatever it is, the first error is the one to report
             self._drain(quiet_s, min(self.socket.idle_timeout_s, _DRAIN_S) if most_s is None else most_s)
         text = text.encode("utf-8")[:_ERROR_TEXT_BYTES].decode("utf-8", "ignore")
-        if getattr(self.connection, "fire", False):  # FIRE knows no ERROR; its log viewer goes by the first word
+        if self._is_fire:  # FIRE knows no ERROR; its log viewer goes by the first word
             message = _text(f"ERR {text}")
         else:
             message = struct.pack("<HQ", ERROR, len(text.encode("utf-8"))) + text.encode("utf-8")
@@ -228,7 +237,7 @@ class Link:
         n_bytes = n_pixels * _PIXEL_BYTES[head.data_type]
         self._check_bytes("an image", n_attributes + n_bytes)
         parts = (
-            struct.pack("<H", IMAGE),
+            _IMAGE_ID,
             head_bytes,
             length_bytes,
             source.read(n_attributes),
@@ -261,7 +270,7 @@ class Link:
         (n_bytes,) = struct.unpack("<Q", source.read(8))
         self._check_bytes("an error text", n_bytes)
         source.read(n_bytes)  # not logged: it is the peer's, and may hold anything
-        raise broken(405, "the sender reported an error and ended the scan.", "See its own log.")
+        raise broken(405, "the sender reported an error and ended the scan.", "See its own log (Gadgetron's, for a chain).")
 
 
 def _text(text: str) -> bytes:

@@ -15,6 +15,8 @@ CONFIG_FILE, CONFIG, HEADER, CLOSE, TEXT, ERROR = 1, 2, 3, 4, 5, 8
 CONFIG_FILE_BYTES = 1024
 ACQUISITION, IMAGE, RECON_DATA, WAVEFORM = 1008, 1022, 1023, 1026
 CHUNK = 1 << 20
+# Linux names it; elsewhere such a peer is noticed when images are sent.
+_PEER_SENDS_NO_MORE = getattr(select, "POLLRDHUP", 0)
 # How often a silent socket is asked whether somebody waits for it by now, seconds.
 _LOOK_S = 0.2
 # A message that comes more slowly than this is given up, once `idle_timeout_s` is used up; bytes per second.
@@ -71,6 +73,8 @@ class ExactSocket:
         self._unread = b""
         # after a message went out in part, whatever follows would be read as the rest of it
         self._torn = False
+        # of a message that begins with it, sent to see whether the peer is still there
+        self._ahead_of_time = b""
         raw.settimeout(idle_timeout_s)
 
     def read(self, n_bytes: int, *, first: bool = False) -> bytes:
@@ -131,14 +135,32 @@ class ExactSocket:
             if wait([self.socket], min(left, _LOOK_S)):
                 return
 
-    def gone(self) -> bool:
+    def gone(self, next_byte: bytes = b"") -> bool:
         """Whether the peer has reset or wholly closed the connection: nothing that is sent will arrive.
 
-        A peer that only has nothing more to send (a half-closed connection) is not gone.
+        A peer that has closed the connection and one that only has nothing more to send (half-closed it) look the same
+        until something is sent: then the former's system answers with a reset.
+
+        Parameters
+        ----------
+        next_byte
+            First byte of the message that will be sent next. It goes out at once to a peer that sends no more, and
+            `write` leaves it out later; a message of another kind can then not be sent. Empty: nothing is tried.
         """
         poll = select.poll()
-        poll.register(self.socket, 0)  # errors and hang-ups are always reported
-        return bool(poll.poll(0))
+        poll.register(self.socket, _PEER_SENDS_NO_MORE)  # errors and hang-ups are always reported
+        found = poll.poll(0)
+        if not found:
+            return False
+        if found[0][1] & ~_PEER_SENDS_NO_MORE:
+            return True
+        if next_byte and not (self._ahead_of_time or self._torn):
+            try:
+                self.socket.sendall(next_byte)
+            except OSError:
+                return True
+            self._ahead_of_time = next_byte
+        return False
 
     def unread(self, data: bytes) -> None:
         """Put bytes back in front of what is read next."""
@@ -152,8 +174,11 @@ class ExactSocket:
         TransportError
             E407 when the peer does not take the data in `idle_timeout_s`, E409 when it is gone.
         """
-        if self._torn:
+        data = memoryview(data).cast("B")
+        sent = self._ahead_of_time
+        if self._torn or data[: len(sent)] != sent:
             raise broken(409, "an earlier message went out in part only; nothing can follow it.")
+        data, self._ahead_of_time = data[len(sent) :], b""
         self._torn = True  # until all of it is out, whatever interrupts it
         try:
             self.socket.sendall(data)
@@ -165,7 +190,7 @@ class ExactSocket:
 
     def close(self) -> None:
         """Send CLOSE if somebody still listens, and close."""
-        if not self._torn:
+        if not (self._torn or self._ahead_of_time):
             with contextlib.suppress(OSError):
                 self.socket.sendall(struct.pack("<H", CLOSE))
         self.socket.close()
