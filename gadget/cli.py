@@ -87,15 +87,7 @@ def _add_run(commands: Any) -> None:
     parser.add_argument("--preset", metavar="NAME", help="shipped preset (see: pogmdm configs list)")
     parser.add_argument("--settings", metavar="FILE.yaml", type=Path, help="settings file")
     parser.add_argument("-c", "--config", metavar="CONFIG.xml", help="Gadgetron chain: a path or a shipped name")
-    parser.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        type=_assignment,
-        dest="assignments",
-        help="one setting, e.g. sampler.n_samples=4; wins over everything else; repeatable",
-    )
+    _add_assignments(parser, "one setting, e.g. sampler.n_samples=4; wins over everything else; repeatable")
     parser.add_argument("--png", metavar="DIR", type=Path, help="also write a PNG of every series here")
     parser.add_argument("--html", metavar="FILE", type=Path, help="also write one page with pictures and facts")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT.h5 and FILE when they exist")
@@ -107,20 +99,11 @@ def _run_run(args: argparse.Namespace) -> int:
     from gadget.replay import Job, replay
     from gadget.replay_progress import ProgressDisplay
 
-    # the gadget takes files by their full path only
-    properties = [
-        (k, str(Path(v).resolve()) if k == "dump" or (k == "prior" and Path(v).is_file()) else v)
-        for k, v in args.assignments
-    ]
-    if args.settings is not None:
-        properties.insert(0, ("settings", str(args.settings.resolve())))
-    if args.preset is not None:
-        properties.insert(0, ("preset", args.preset))
     job = Job(
         source=args.source,
         output=args.output,
         chain=args.config,
-        properties=properties,
+        properties=_given_settings(args),
         group=args.group,
         out_group=args.out_group.strip("/"),
         overwrite=args.overwrite,
@@ -163,7 +146,7 @@ def _add_serve(commands: Any) -> None:
         "serve",
         _run_serve,
         "run as a service for Gadgetron's <connect>, FIRE and OpenRecon clients",
-        "pogmdm serve --port 9002",
+        "pogmdm serve --port 9002 --preset fast",
     )
     parser.add_argument(
         "--host",
@@ -173,19 +156,59 @@ def _add_serve(commands: Any) -> None:
     parser.add_argument("--port", type=int, default=18000, help="TCP port (default: %(default)s)")
     parser.add_argument(
         "--queue",
-        type=int,
+        type=_count(0, 1000),
+        default=64,
+        metavar="N",
+        help="clients that may wait while scans are reconstructed, 0 to 1000; more are refused (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=_count(1, 64),
         default=1,
         metavar="N",
-        choices=range(101),
-        help="clients that may wait while a scan is reconstructed, 0 to 100; more are refused (default: %(default)s)",
+        help="scans reconstructed at once, each in a process and on a graphics card of its own (default: %(default)s)",
     )
+    parser.add_argument("--preset", metavar="NAME", help="preset of connections that bring none")
+    parser.add_argument("--settings", metavar="FILE.yaml", type=Path, help="settings for what connections leave open")
+    _add_assignments(parser, "a setting that connections may leave open, e.g. noise.whiten=upstream; repeatable")
 
 
 def _run_serve(args: argparse.Namespace) -> int:
     from gadget.serve import serve_command
 
-    serve_command(args.host, args.port, args.queue, args.debug)
+    defaults = dict(_given_settings(args))
+    serve_command(args.host, args.port, args.queue, args.debug, defaults, args.workers)
     return 0
+
+
+def _count(low: int, high: int) -> Callable[[str], int]:
+    """Type of an argument that is a whole number between two."""
+
+    def parse(text: str) -> int:
+        if not text.isdigit() or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def _add_assignments(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], type=_assignment, dest="assignments", help=text
+    )
+
+
+def _given_settings(args: argparse.Namespace) -> list[tuple[str, str]]:
+    """Names and values from ``--preset``, ``--settings`` and ``--set``; the gadget takes files by their full path."""
+    found = [
+        (k, str(Path(v).resolve()) if k == "dump" or (k == "prior" and Path(v).is_file()) else v)
+        for k, v in args.assignments
+    ]
+    if args.settings is not None:
+        found.insert(0, ("settings", str(args.settings.resolve())))
+    if args.preset is not None:
+        found.insert(0, ("preset", args.preset))
+    return found
 
 
 def _add_phantom(commands: Any) -> None:
@@ -402,21 +425,43 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _add_doctor(commands: Any) -> None:
-    _command(
+    parser = _command(
         commands,
         "doctor",
         _run_doctor,
-        "show versions, device, paths and weights, and run a self-test",
-        "pogmdm doctor",
+        "show versions, device, paths and weights, and run a self-test; or examine a running Gadgetron",
+        "pogmdm doctor --server localhost:9002",
+    )
+    parser.add_argument(
+        "--server",
+        metavar="HOST[:PORT]",
+        help="instead of this installation, examine the Gadgetron there (default port: 9002): its version, an echo, "
+        "and a tiny reconstruction with every shipped chain",
+    )
+    parser.add_argument(
+        "--timeout", type=_seconds, default=180.0, metavar="S", help="limit for one chain, s (default: %(default)g)"
     )
 
 
-def _run_doctor(_: argparse.Namespace) -> int:
-    from gadget.doctor import examine
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 86400:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time between 0 and 86400 s")
+    return value
 
+
+def _run_doctor(args: argparse.Namespace) -> int:
+    from gadget.doctor import examine, examine_server
+
+    if args.server is None:
+        findings, width = examine(), 14
+    else:
+        from gadget.gadgetron_client import address_from
+
+        findings, width = examine_server(address_from(args.server), args.timeout), 28
     healthy = True
-    for what, value, good in examine():
-        sys.stdout.write(f"{'  ' if good else '! '}{what:14} {value}\n")
+    for what, value, good in findings:
+        sys.stdout.write(f"{'  ' if good else '! '}{what:{width}} {value}\n")
         sys.stdout.flush()
         healthy = healthy and good
     return 0 if healthy else 5

@@ -178,7 +178,9 @@ class Emitter:
             "NoiseWhitened": "upstream" if prepared.whitened_upstream else prepared.whitened,
             "Warnings": " ".join(dict.fromkeys((*prepared.warnings, *warnings))) or "none",
         }
-        image.meta = attributes(name, values, {"row": directions["read"], "column": directions["phase"]}, facts, index, scale, power)
+        image.meta = attributes(
+            name, values, {"row": directions["read"], "column": directions["phase"]}, facts, index, scale, power
+        )
         return image
 
     def _scale(self, name: str, values: np.ndarray) -> tuple[PixelScale, int]:

@@ -20,7 +20,7 @@ import math
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
@@ -44,13 +44,16 @@ class ServedConnection:
         Connected socket.
     timeout_s
         Seconds the whole introduction may take.
+    defaults
+        Settings for what the client leaves open, dotted names to values.
     """
 
-    def __init__(self, raw: socket.socket, timeout_s: float = 30.0) -> None:
+    def __init__(self, raw: socket.socket, timeout_s: float = 30.0, defaults: Mapping[str, Any] | None = None) -> None:
         self.socket = ExactSocket(raw, timeout_s)
         self.readers: dict[int, Callable[[ExactSocket], Any]] = {}
         self.fire = False
         self._timeout_s = timeout_s
+        self._defaults = defaults or {}
 
     def add_reader(self, mid: int, reader: Callable[[ExactSocket], Any]) -> None:
         """Name what reads messages of an id."""
@@ -103,7 +106,7 @@ class ServedConnection:
         refuse_files(parameters)
         if not self._is_local():
             refuse_files(properties)
-        return settings.load(properties=properties, overrides=parameters), header
+        return settings.load(properties=properties, overrides=parameters, defaults=self._defaults), header
 
     def _id(self) -> int:
         (mid,) = struct.unpack("<H", self.socket.read(2, first=True))

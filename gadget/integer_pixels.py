@@ -44,7 +44,7 @@ class PixelScale:
             writers that drop the slope (Gadgetron's DICOM gadget does), if the power is told in words.
         """
         peak = _HEADROOM * float(first.max()) / self.slope
-        power = 2 ** max(0, math.floor(math.log2(LARGEST / peak))) if 0 < peak else 1
+        power = 2 ** max(0, math.floor(math.log2(LARGEST / peak))) if peak > 0 else 1
         power = min(power, LARGEST + 1)
         return PixelScale(self.slope / power), power
 

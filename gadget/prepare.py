@@ -95,8 +95,8 @@ def prepare(acquired: AcquiredFrame, whitener: Whitener | None, settings: Gadget
     whitened_upstream = whitener is not None and whitener.upstream
     if whitened_upstream and not against_kspace(frame).is_measured:
         logs.get().warning(
-            "%s: noise.whiten=upstream, but the noise is not that of data which a NoiseAdjustGadget has whitened: without "
-            "noise readouts it passes data on as they are. The level is estimated from the data",
+            "%s: noise.whiten=upstream, but the noise is not that of data which a NoiseAdjustGadget has whitened: "
+            "without noise readouts it passes data on as they are. The level is estimated from the data",
             acquired.key,
         )
         warnings += ["NOT_WHITENED", "NOISE_SCALE_MISMATCH"]

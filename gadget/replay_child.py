@@ -19,6 +19,12 @@ _PROGRESS = re.compile(r"POGMDM_PROGRESS (?P<stage>.+) (?P<done>\d+) (?P<total>\
 _RELAYED = ("INFO", "WARNING")
 
 
+def own_environment() -> dict[str, str]:
+    """Environment of a child that has to run the code that launches it, wherever that was imported from."""
+    here = str(Path(__file__).resolve().parent.parent)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))}
+
+
 class GadgetProcess:
     """``python -m gadgetron PORT MODULE TARGET`` with its stderr relayed; ended when the block ends.
 
@@ -39,11 +45,8 @@ class GadgetProcess:
         self._display = display
         self._debug = debug
         self._tail: collections.deque[str] = collections.deque(maxlen=20)
-        env = dict(os.environ, POGMDM_PROGRESS="1")
+        env = own_environment() | {"POGMDM_PROGRESS": "1"}
         env.setdefault("GADGETRON_EXTERNAL_LOG_LEVEL", "DEBUG" if debug else "INFO")
-        # The child has to run the code that launches it, wherever that was imported from.
-        here = str(Path(__file__).resolve().parent.parent)
-        env["PYTHONPATH"] = os.pathsep.join(filter(None, [here, env.get("PYTHONPATH")]))
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and names
             [sys.executable, "-m", "gadgetron", str(port), module, target],
             stdin=subprocess.DEVNULL,

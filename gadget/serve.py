@@ -1,8 +1,9 @@
 """`pogmdm serve`: the gadget as a resident service, so that no scan waits for torch to be imported.
 
-The main thread reconstructs, one scan after the other, where signals can interrupt it; another one accepts clients.
-Every scan has its own connection, settings, buffers and prior (read anew from its file in some 20 ms), so nothing
-of one can show up in another.
+A thread accepts clients. The main thread reconstructs, one scan after the other, where signals can interrupt it; with
+several workers a thread for each hands scans over to a process of its own (`gadget.workers`). Every scan has its own
+connection, settings, buffers and prior (read anew from its file in some 20 ms), so nothing of one can show up in
+another.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import socket
 import struct
 import threading
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from gadget import logs
 from gadget.cancel import Cancelled, cancel_on_signals
@@ -25,6 +27,7 @@ from gadget.handshake import ServedConnection
 from gadget.target import resolve_core, run_scan
 from gadget.transport import Link
 from gadget.wire import CONFIG_FILE
+from gadget.workers import Worker
 
 if TYPE_CHECKING:
     from gadget.settings import GadgetSettings
@@ -78,14 +81,18 @@ def listen(host: str, port: int) -> list[socket.socket]:
 
 
 class Server:
-    """Accepts clients and reconstructs their scans one after the other.
+    """Accepts clients and reconstructs their scans one after the other, or as many at once as there are workers.
 
     Parameters
     ----------
     host, port
         See `listen`.
     n_waiting
-        Clients that may wait while a scan is reconstructed; others are refused with a text.
+        Clients that may wait while scans are reconstructed; others are refused with a text.
+    defaults
+        Settings for what clients leave open, dotted names to values.
+    workers
+        Processes that reconstruct, ready to; none: this one does.
 
     Raises
     ------
@@ -93,13 +100,21 @@ class Server:
         E408, see `listen`.
     """
 
-    def __init__(self, host: str = "127.0.0.1", port: int = 18000, n_waiting: int = 1) -> None:
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 18000,
+        n_waiting: int = 1,
+        defaults: Mapping[str, Any] | None = None,
+        workers: Sequence[Worker] = (),
+    ) -> None:
         self._listeners = listen(host, port)
         self._clients: queue.SimpleQueue[socket.socket | None] = queue.SimpleQueue()
-        self._places = threading.Semaphore(n_waiting + 1)
+        self._places = threading.Semaphore(n_waiting + max(1, len(workers)))
         self._refusals = threading.Semaphore(_MAX_REFUSALS)
         self._wake, self._woken = socket.socketpair()
         self._acceptor = threading.Thread(target=self._accept, name="accept", daemon=True)
+        self._defaults, self._workers = defaults or {}, workers
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -107,14 +122,23 @@ class Server:
         return [one.getsockname()[:2] for one in self._listeners]
 
     def run(self) -> None:
-        """Serve until `stop` is called, or an exception such as `Cancelled` is raised in this thread."""
+        """Serve until `stop` is called, or an exception such as `Cancelled` is raised in this thread.
+
+        Raises
+        ------
+        ComputeError
+            E512 workers died and could not be started again.
+        """
         self._acceptor.start()
         try:
-            while (client := self._clients.get()) is not None:
-                try:
-                    self._reconstruct(client)
-                finally:
-                    self._places.release()
+            if not self._workers:
+                self._serve(lambda client: reconstruct_client(client, self._defaults))
+                return
+            lanes = [threading.Thread(target=self._lane, args=(worker,), daemon=True) for worker in self._workers]
+            for lane in lanes:
+                lane.start()
+            for lane in lanes:
+                lane.join()
         finally:
             self._end()
 
@@ -122,15 +146,21 @@ class Server:
         """End `run` after the scans that have been accepted; for other threads."""
         self._clients.put(None)
 
-    def _reconstruct(self, client: socket.socket) -> None:
-        connection = ServedConnection(client)
-        link = Link(connection)
-        with contextlib.closing(connection.socket):
+    def _serve(self, reconstruct: Callable[[socket.socket], None]) -> None:
+        while (client := self._clients.get()) is not None:
             try:
-                link.lost = True  # until the introduction is read whole
-                run_scan(link, lambda: _introduced(link, connection))
-            except Exception as error:  # noqa: BLE001 - logged and sent already; the next scan must not suffer
-                logs.get().info("scan failed (%s), waiting for the next", type(error).__name__)
+                reconstruct(client)
+            finally:
+                self._places.release()
+
+    def _lane(self, worker: Worker) -> None:
+        """Hand clients over to a worker, until the service is stopped or the worker cannot be kept alive."""
+        try:
+            self._serve(worker.reconstruct)
+        except Exception as error:  # noqa: BLE001 - the other workers go on
+            logs.get().error("%s", coded(error))
+        else:
+            self._clients.put(None)  # for the other lanes
 
     def _accept(self) -> None:
         with selectors.DefaultSelector() as selector:
@@ -168,10 +198,47 @@ class Server:
         self._acceptor.join()
         for one in (*self._listeners, self._wake, self._woken):
             one.close()
+        for worker in self._workers:
+            worker.stop()
         while not self._clients.empty():
             client = self._clients.get()
             if client is not None:
                 tell(client, TransportError(412, "cancelled: the service is being stopped."), quiet_s=0.1)
+        for worker in self._workers:
+            worker.close()
+
+
+def reconstruct_client(
+    client: socket.socket, defaults: Mapping[str, Any], watch: Callable[[str], None] = lambda _: None
+) -> None:
+    """Reconstruct the scan of one client; whatever goes wrong is told and logged, for the next one must not suffer.
+
+    Parameters
+    ----------
+    client
+        Connected socket; closed at the end.
+    defaults
+        Settings for what the client leaves open.
+    watch
+        Told ``fire`` when the client turns out to speak that dialect, and what `Link.watch` is told.
+    """
+    connection = ServedConnection(client, defaults=defaults)
+    link = Link(connection)
+    link.watch = watch
+
+    def start() -> tuple[GadgetSettings, bytes]:
+        try:
+            return _introduced(link, connection)
+        finally:
+            if connection.fire:
+                watch("fire")
+
+    with contextlib.closing(connection.socket):
+        try:
+            link.lost = True  # until the introduction is read whole
+            run_scan(link, start)
+        except Exception as error:  # noqa: BLE001 - logged and sent already
+            logs.get().info("scan failed (%s), waiting for the next", type(error).__name__)
 
 
 def _introduced(link: Link, connection: ServedConnection) -> tuple[GadgetSettings, bytes]:
@@ -187,33 +254,68 @@ def _introduced(link: Link, connection: ServedConnection) -> tuple[GadgetSetting
     return said
 
 
-def tell(client: socket.socket, error: Exception, quiet_s: float = 0.5) -> None:
-    """Send an error to a client of which nothing was read yet, in its own dialect, and hang up."""
+def tell(client: socket.socket, error: Exception, quiet_s: float = 0.5, is_fire: bool | None = None) -> None:
+    """Send an error to a client in its own dialect, and hang up.
+
+    Parameters
+    ----------
+    client
+        Connected socket.
+    error
+        What went wrong.
+    quiet_s
+        Seconds without a byte after which it is taken to listen.
+    is_fire
+        Its dialect; None where nothing was read of it yet: its first message tells.
+    """
     connection = ServedConnection(client, _REFUSAL_S)
     link = Link(connection)
     with contextlib.closing(connection.socket):
         client.settimeout(quiet_s)
-        with contextlib.suppress(OSError):
-            connection.fire = client.recv(2, socket.MSG_PEEK) == struct.pack("<H", CONFIG_FILE)
+        if is_fire is None:
+            with contextlib.suppress(OSError):
+                is_fire = client.recv(2, socket.MSG_PEEK) == struct.pack("<H", CONFIG_FILE)
+        connection.fire = bool(is_fire)
         link.lost = True
         link.fail(str(coded(error)), quiet_s)
 
 
-def serve_command(host: str, port: int, n_waiting: int, debug: bool = False) -> None:
+def serve_command(
+    host: str,
+    port: int,
+    n_waiting: int,
+    debug: bool = False,
+    defaults: Mapping[str, Any] | None = None,
+    n_workers: int = 1,
+) -> None:
     """Serve until SIGTERM or SIGINT; what `pogmdm serve` does.
 
     Raises
     ------
     PogmdmError
-        E408 (see `listen`), or the shipped weights cannot be loaded.
+        E408 (see `listen`), E512 a worker does not start, wrong defaults, or weights that cannot be loaded.
     """
-    log = logs.configure("debug" if debug else "info")
-    server = Server(host, port, n_waiting)
-    resolve_core().load_prior()  # torch is in memory from here on; bad weights show now, not in the first scan
-    for address, number in server.addresses:
-        log.info("listening on %s port %d", address, number)
+    from gadget.settings import load
+
+    log, defaults = logs.configure("debug" if debug else "info"), defaults or {}
+    prior = load(defaults=defaults).prior  # wrong settings and bad weights show now, not in the first scan
+    workers: list[Worker] = []
     try:
         with cancel_on_signals(signal.SIGTERM, signal.SIGINT):
+            if n_workers == 1:
+                resolve_core().load_prior(prior)  # torch is in memory from here on
+            else:
+                workers += [Worker(number, n_workers, defaults, debug) for number in range(n_workers)]
+                for worker in workers:
+                    worker.wait_until_ready()
+            server = Server(host, port, n_waiting, defaults, workers)
+            for address, number in server.addresses:
+                log.info("listening on %s port %d", address, number)
             server.run()
     except Cancelled as request:
         log.info("stopped (%s)", request)
+    finally:
+        for worker in workers:
+            worker.stop()
+        for worker in workers:
+            worker.close()

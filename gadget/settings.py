@@ -1,6 +1,6 @@
 """Settings of the gadget: the core's schema plus what concerns the scanner side.
 
-Later wins: schema defaults < preset < YAML file < XML properties < overrides (JSON, ``--set``).
+Later wins: schema defaults < preset < a service's own < YAML file < XML properties < overrides (JSON, ``--set``).
 Reading the sources is `gadget.sources`' work; here they are merged and validated.
 """
 
@@ -179,6 +179,7 @@ def load(
     yaml: str | os.PathLike[str] | None = None,
     properties: Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> GadgetSettings:
     """Merge all sources of settings and validate them.
 
@@ -192,16 +193,19 @@ def load(
         Dotted names to values, e.g. ``{"sampler.n_samples": "4"}``, as XML properties give them.
     overrides
         Like `properties`, and stronger (JSON of a client, ``--set``).
+    defaults
+        Like `properties`, and weaker than everything but a preset (what a service was started with). A settings file
+        that they name is read beside one that others name.
 
     Raises
     ------
     ConfigError
         E101 unknown name, E103 wrong value, E104 no such preset, and those of `gadget.sources`.
     """
-    named = [sources.nested(properties or {}), sources.nested(overrides or {})]
-    files = [source.pop("settings", None) for source in named]
+    base, *named = (sources.nested(source or {}) for source in (defaults, properties, overrides))
+    base_file, *files = (source.pop("settings", None) for source in (base, *named))
     path = yaml or files[1] or files[0]
-    layers = [sources.read_yaml(path) if path else {}, *named]
+    layers = [sources.read_yaml(base_file) if base_file else {}, base, sources.read_yaml(path) if path else {}, *named]
     for layer in reversed(layers):
         preset = preset or layer.get("preset")
     preset = str(preset or "default")

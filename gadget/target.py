@@ -122,6 +122,7 @@ def reconstruct_scan(link: Link, settings: GadgetSettings, header: Any) -> None:
     field_of_view = FieldOfView(settings, lambda frame, given: prepare(frame, whitener, given), compute_frame)
     with contextlib.closing(dumped(link.ahead(buffer.budget), settings.dump, header)) as items:
         for acquired in frames(link, buffer, items):
+            link.watch(str(acquired.key))
             n_channels, channels = acquired.data.shape[1], channels_of(acquired.heads[0])
             if seen != (seen := (len(buffer.noise), n_channels, channels)):
                 whitener = make_whitener(

@@ -13,7 +13,7 @@ import io
 import logging
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +86,8 @@ class Link:
         self.n_waveforms = 0
         self.ended = False
         self.lost = False
+        # told what is going on, for whoever watches over this process: the frame, "sending", "sent"
+        self.watch: Callable[[str], None] = lambda _: None
         self._ahead: ReadAhead | None = None
         connection.readers = {}
         connection.add_reader(ACQUISITION, self._read_acquisition)
@@ -144,13 +146,15 @@ class Link:
 
     def send(self, item: ismrmrd.Image | RawMessage) -> None:
         """Send an image or pass a message on, in one write: half an image must not get out."""
-        if isinstance(item, RawMessage):
-            self.socket.write(item.data)
-            return
         buffer = io.BytesIO()
-        buffer.write(_IMAGE_ID)
-        item.serialize_into(buffer.write)
+        if isinstance(item, RawMessage):
+            buffer.write(item.data)
+        else:
+            buffer.write(_IMAGE_ID)
+            item.serialize_into(buffer.write)
+        self.watch("sending")
         self.socket.write(buffer.getbuffer())
+        self.watch("sent")
 
     def gone(self) -> bool:
         """Whether nobody is left to send images to.
@@ -270,7 +274,7 @@ class Link:
         (n_bytes,) = struct.unpack("<Q", source.read(8))
         self._check_bytes("an error text", n_bytes)
         source.read(n_bytes)  # not logged: it is the peer's, and may hold anything
-        raise broken(405, "the sender reported an error and ended the scan.", "See its own log (Gadgetron's, for a chain).")
+        raise broken(405, "the sender reported an error and ended the scan.", "See its own log.")
 
 
 def _text(text: str) -> bytes:

@@ -27,8 +27,8 @@ SMALL |= {"device": "cpu"}
 class Service:
     """A service on a free port; its log is what it wrote to stderr."""
 
-    def __init__(self):
-        command = [sys.executable, "-m", "gadget.cli", "serve", "--port", "0"]
+    def __init__(self, *arguments):
+        command = [sys.executable, "-m", "gadget.cli", "serve", "--port", "0", *arguments]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.log = []
         self._listening = threading.Event()

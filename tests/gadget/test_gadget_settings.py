@@ -5,7 +5,11 @@ from gadget.settings import GadgetSettings, from_xml, known_names, load
 from pogmdm_core import Settings
 
 # what a missing <configuration> comes as: the bytes of a real Gadgetron, and what others may make of it
-NO_CONFIGURATION = (b'<?xml version="1.0"?>\n', b"<?xml version='1.0' encoding='UTF-8'?>", b"\xef\xbb\xbf<!-- none -->\n\0")
+NO_CONFIGURATION = (
+    b'<?xml version="1.0"?>\n',
+    b"<?xml version='1.0' encoding='UTF-8'?>",
+    b"\xef\xbb\xbf<!-- none -->\n\0",
+)
 
 
 def xml(text):

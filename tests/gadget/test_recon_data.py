@@ -18,6 +18,7 @@ import gadget
 import gadget.target
 from gadget.errors import DataError, HeaderError, TransportError
 
+
 @pytest.fixture
 def run(monkeypatch):
     monkeypatch.setattr(gadget.target, "resolve_core", lambda: core())
@@ -170,9 +171,7 @@ def test_what_is_not_two_dimensional_on_a_grid_is_refused(run):
 
 
 def test_a_buffer_without_sampled_lines_is_no_success(run):
-    made = buffer_of(
-        np.zeros((8, 2, 1, 1, 1, 1, 1), np.complex64), [ismrmrd.AcquisitionHeader()] * 2, (2, 1, 1, 1, 1)
-    )
+    made = buffer_of(np.zeros((8, 2, 1, 1, 1, 1, 1), np.complex64), [ismrmrd.AcquisitionHeader()] * 2, (2, 1, 1, 1, 1))
     failed(run(stream(Scan().header(), [message_of(wire.ReconBit(made))])), TransportError, "E405")
 
 
