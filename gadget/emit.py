@@ -178,9 +178,8 @@ class Emitter:
             "NoiseWhitened": "upstream" if prepared.whitened_upstream else prepared.whitened,
             "Warnings": " ".join(dict.fromkeys((*prepared.warnings, *warnings))) or "none",
         }
-        image.meta = attributes(
-            name, values, {"row": directions["read"], "column": directions["phase"]}, facts, index, scale, power
-        )
+        axes = {"row": directions["read"], "column": directions["phase"]}
+        image.meta = attributes(name, values, axes, facts, index, scale, power)
         return image
 
     def _scale(self, name: str, values: np.ndarray) -> tuple[PixelScale, int]:

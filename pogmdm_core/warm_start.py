@@ -76,11 +76,12 @@ def nlinv(
         Stop at the first step whose residual (root mean square per real/imaginary part, units of the
         model's data) is below 0.87 times this: from there on noise is fitted (discrepancy principle, Morozov
         1966). Where it still falls by a quarter in two steps the noise must be lower than that, and the steps go
-        on, unless there are too few samples to tell (one coil). 0 makes all steps. What counts are the coils: the MAP image from them gains up to 3.6 dB on a
-        phantom between step 12 and 16, on brains it changes by less than 0.2 dB from step 10 on, and at five
-        times the noise it loses up to 0.4 dB when all steps are made. Stop too when two steps in a row lower
-        a residual far above the noise by less than a tenth: the model is wrong then, and what more steps
-        fit is noise (on a spiral phantom at 12 of 60 interleaves the MAP image loses 2 dB in two steps).
+        on, unless there are too few samples to tell (one coil). 0 makes all steps. What counts are the coils: the
+        MAP image from them gains up to 3.6 dB on a phantom between step 12 and 16, on brains it changes by less
+        than 0.2 dB from step 10 on, and at five times the noise it loses up to 0.4 dB when all steps are made.
+        Stop too when two steps in a row lower a residual far above the noise by less than a tenth: the model is
+        wrong then, and what more steps fit is noise (on a spiral phantom at 12 of 60 interleaves the MAP image
+        loses 2 dB in two steps).
     report, should_stop
         Called with (step, n_steps); asked within and between steps, what is reached by then is returned.
     """

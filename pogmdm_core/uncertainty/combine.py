@@ -117,8 +117,8 @@ def combine(
 def _jackknife(held: HeldOut, inside: torch.Tensor) -> float:
     """Root mean square error inside the object as the movement of the image tells it, whatever the noise is taken for.
 
-    The delete-a-group jackknife: with one of J parts of the data left out, an estimate moves by 1/(J - 1) of its variance
-    (Shao & Wu 1989, doi:10.1214/aos/1176347263).
+    The delete-a-group jackknife: with one of J parts of the data left out, an estimate moves by 1/(J - 1) of its
+    variance (Shao & Wu 1989, doi:10.1214/aos/1176347263).
     """
     return math.sqrt((held.n_folds - 1) * float(held.spread[inside].mean()))
 

@@ -5,6 +5,7 @@ import struct
 import sys
 import threading
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -175,9 +176,7 @@ def test_bad_clients_are_told_and_the_next_is_served(serve, parts, text):
 
 
 def test_a_client_that_trickles_is_given_up(serve, monkeypatch):
-    monkeypatch.setattr(
-        gadget.serve, "ServedConnection", lambda raw, **more: ServedConnection(raw, timeout_s=0.5, **more)
-    )
+    monkeypatch.setattr(gadget.serve, "ServedConnection", partial(ServedConnection, timeout_s=0.5))
     address = serve()
     with socket.create_connection(address) as sock, contextlib.suppress(OSError):
         start = time.monotonic()
@@ -289,9 +288,7 @@ def test_dual_stack_serves_both(serve):
 
 @pytest.mark.fault("F03")
 def test_a_fire_scanner_may_prepare_longer_than_it_introduces_itself(serve, monkeypatch):
-    monkeypatch.setattr(
-        gadget.serve, "ServedConnection", lambda raw, **more: ServedConnection(raw, timeout_s=0.5, **more)
-    )
+    monkeypatch.setattr(gadget.serve, "ServedConnection", partial(ServedConnection, timeout_s=0.5))
 
     def parts():
         whole = fire_stream(SCAN.header(), SCAN.acquisitions())
