@@ -229,7 +229,7 @@ def _try_chain(address: Address, name: str, timeout_s: float) -> tuple[str, bool
         problem = one_line(str(error))
     if not problem:
         numbers = sorted({int(image.image_series_index) for image in answer.images})
-        found = f"{len(answer.images)} images (series {', '.join(map(str, numbers))})"
+        found = f"{_count(answer)} (series {', '.join(map(str, numbers))})"
         return f"ok: {found}, {time.monotonic() - start:.1f} s", True
     if name in _SERVICES and problem != _MISSING:
         problem += f"; does 'pogmdm serve --port {_SERVICES[name]}' run on the server?"
@@ -256,4 +256,8 @@ def _problem(name: str, answer: Answer) -> str:
         if pixels.max() == pixels.min():
             what = ", the standard deviation," if number in _STD_SERIES else ""
             return f"an image of series {number}{what} is {pixels.max():g} everywhere"
-    return "" if answer.closed else f"the connection ended without CLOSE after {len(answer.images)} images"
+    return "" if answer.closed else f"the connection ended without CLOSE after {_count(answer)}"
+
+
+def _count(answer: Answer) -> str:
+    return f"{len(answer.images)} image{'' if len(answer.images) == 1 else 's'}"

@@ -12,6 +12,7 @@ SHIPPED = (
     "pogmdm_cartesian_buffers.xml",
     "pogmdm_connect.xml",
     "pogmdm_dicom.xml",
+    "pogmdm_distributed.xml",
     "pogmdm_noncartesian.xml",
     "pogmdm_standalone.xml",
 )
@@ -34,12 +35,15 @@ def test_chains_are_what_gadgetron_parses(name):
     assert {parts(reader) for reader in root.findall("readers/reader")} == READERS
     # without a writer for anything else, only images leave
     assert [parts(writer) for writer in root.findall("writers/writer")] == [("gadgetron_core_writers", "ImageWriter")]
-    assert {child.tag for stream in root.iter("stream") for child in stream} <= {"gadget", "external", "parallel"}
+    nodes = {"gadget", "external", "parallel", "distributed"}
+    assert {child.tag for stream in root.iter("stream") for child in stream} <= nodes
     (external,) = root.iter("external")
     if name == "pogmdm_connect.xml":
         # not localhost: Gadgetron tries its first address only, which may be the IPv6 one
         assert external.find("connect").attrib == {"address": "127.0.0.1", "port": "18000"}
         assert external.find("execute") is None
+    elif name == "pogmdm_distributed.xml":
+        return  # below
     else:
         assert external.find("execute").attrib == {"name": "gadget", "target": "pogmdm_recon", "type": "python"}
     # a <name> child beside properties would make the server resolve '@' in their values
@@ -116,12 +120,38 @@ def test_the_image_of_grappa_and_ours_leave_in_series_of_their_own():
     assert settings.load(properties=shipped_properties("pogmdm_beside_grappa")).output.series_base == 500
 
 
+def test_the_distributed_chain_holds_what_survives_gadgetrons_serialiser():
+    """It drops the target of <execute>, the address of <connect> and all that is inside <configuration>."""
+    root = parse(configs.text_of("pogmdm_distributed"))
+    order = [c.findtext("classname") if c.tag == "gadget" else c.tag for c in root.find("stream")]
+    assert order == [
+        "NoiseAdjustGadget",
+        "AsymmetricEchoAdjustROGadget",
+        "RemoveROOversamplingGadget",
+        "distributed",
+        "ImageFinishGadget",
+    ]
+    distributed = root.find("stream/distributed")
+    assert root.find(".//puredistributed") is None
+    kinds = {"Acquisition", "Image", "Waveform"}
+    for part in ("reader", "writer"):
+        found = {parts(node) for node in distributed.findall(f"{part}s/{part}")}
+        assert found == {(f"gadgetron_core_{part}s", f"{kind}{part.title()}") for kind in kinds}
+    distributor = distributed.find("distributor")
+    assert parts(distributor) == ("gadgetron_core_distributed", "AcquisitionDistributor")
+    assert distributor.find("property").attrib == {"name": "parallel_dimension", "value": "slice"}
+    (external,) = distributed.findall("stream/external")
+    assert external.find("connect").attrib == {"port": "18020"}
+    assert len(external.find("configuration")) == 0
+    assert [child.tag for child in distributed.find("stream")] == ["external"]
+
+
 def shipped_properties(name):
     node = parse(configs.gadget_configuration(f"{name}.xml", []))
     return {p.get("name"): p.get("value") for p in node.findall("property") if p.get("value")}
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", [name for name in SHIPPED if "distributed" not in name])
 def test_the_settings_named_in_the_comments_exist(name):
     ours = configs.text_of(name).partition("<external>")[2].partition("</external>")[0]
     named = re.findall(r'<property name="([^"]+)" value="([^"]+)"/>', ours)

@@ -127,7 +127,7 @@ def test_images_without_content_are_failures(series, pixels, words):
 @pytest.mark.parametrize(
     ("actions", "words"),
     [
-        ([server.image(1, server.ramp()), Drop()], "the connection ended without CLOSE after 1 images"),
+        ([server.image(1, server.ramp()), Drop()], "the connection ended without CLOSE after 1 image"),
         ([server.image(1, server.ramp())[:1000], Drop()], "E402 the stream ended inside a message"),
         ([b"\x99\x09and so on"], "E404 the server sent a message with the unknown id 2457."),
         ([server.image(1, server.ramp()), Stall()], "E403 the server did not finish within 2 s."),
