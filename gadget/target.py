@@ -107,10 +107,11 @@ def reconstruct_scan(link: Link, settings: GadgetSettings, header: Any) -> None:
     geometry = read_geometry(header, limits.max_matrix)
     log.info("scan: %s; preset %s", geometry.summary(), settings.preset)
 
-    core = resolve_core()
-    prior = core.load_prior(settings.prior)
     window, holds = settings.window, (geometry, settings.trigger, ByteBudget(limits.max_buffer_bytes))
     buffer = SlidingBuffer(*holds, window.shots, window.step) if window.shots else AcquisitionBuffer(*holds)
+    messages = link.ahead(buffer.budget)  # the scanner goes on while torch is imported
+    core = resolve_core()
+    prior = core.load_prior(settings.prior)
     emitter = Emitter(settings, prior)
     whitener, seen = None, None
 
@@ -120,7 +121,7 @@ def reconstruct_scan(link: Link, settings: GadgetSettings, header: Any) -> None:
         return compute(core, prepared.frame, prior, settings, key, progress, link.gone, prepared.start)
 
     field_of_view = FieldOfView(settings, lambda frame, given: prepare(frame, whitener, given), compute_frame)
-    with contextlib.closing(dumped(link.ahead(buffer.budget), settings.dump, header)) as items:
+    with contextlib.closing(dumped(messages, settings.dump, header)) as items:
         for acquired in frames(link, buffer, items):
             link.watch(str(acquired.key))
             n_channels, channels = acquired.data.shape[1], channels_of(acquired.heads[0])

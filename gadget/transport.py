@@ -140,9 +140,9 @@ class Link:
                 self.lost = True
 
     def ahead(self, budget: ByteBudget) -> Iterator[Any]:
-        """Yield `messages`, which a thread reads on meanwhile as far as the budget allows."""
+        """Give `messages`, which a thread reads from now on, as far as the budget allows."""
         self._ahead = ReadAhead(self.messages, self.socket, budget)
-        yield from self._ahead
+        return iter(self._ahead)
 
     def send(self, item: ismrmrd.Image | RawMessage) -> None:
         """Send an image or pass a message on, in one write: half an image must not get out."""

@@ -9,7 +9,7 @@ from helpers.simulated_scan import simulate
 from pogmdm_core import Settings, load_prior, reconstruct
 from pogmdm_core.judged_map import PRIOR_WEIGHTS, judged_map
 from pogmdm_core.operators.encoding import EncodingModel
-from pogmdm_core.reconstruct import image_scale
+from pogmdm_core.reconstruction import image_scale
 from pogmdm_core.run import Run
 from pogmdm_core.warm_start import nlinv, smooth_phase_into_coils
 

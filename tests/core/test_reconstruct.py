@@ -19,7 +19,7 @@ from pogmdm_core import (
 from pogmdm_core.errors import HeaderError
 from pogmdm_core.prior.model import Prior
 from pogmdm_core.prior.weights import shipped_weights
-from pogmdm_core.reconstruct import image_scale
+from pogmdm_core.reconstruction import image_scale
 from pogmdm_core.warm_start import nlinv
 
 IMAGES = ("image", "std", "mean", "map", "phase", "csm", "samples")
@@ -279,7 +279,7 @@ def test_divergence_in_a_later_batch_keeps_earlier_samples(scan, prior):
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e30])
 def test_a_broken_warm_start_is_no_crash(bad, scan, prior, monkeypatch):
     """Whatever the first image holds, the caller gets finite images and a status."""
-    module = sys.modules["pogmdm_core.reconstruct"]  # the package exports a function of that name
+    module = sys.modules["pogmdm_core.reconstruction"]
 
     def broken(*args, **kwargs):
         start = nlinv(*args, **kwargs)
@@ -353,7 +353,7 @@ def test_one_coil_and_odd_sizes_without_a_noise_scan(shape, n_coils, prior):
 def test_a_joint_start_may_be_given(scan, prior, result, monkeypatch):
     begun = reconstruct(scan.frame, prior, quick().joint_start_only())
     assert (begun.map, begun.samples, begun.std) == (None, None, None)
-    module = sys.modules["pogmdm_core.reconstruct"]
+    module = sys.modules["pogmdm_core.reconstruction"]
     monkeypatch.setattr(module, "nlinv", lambda *_, **__: pytest.fail("made again"))
     outcome = reconstruct(scan.frame, prior, quick(), start=begun.start)
     for name in IMAGES:
