@@ -451,11 +451,12 @@ def _seconds(text: str) -> float:
 
 
 def _run_doctor(args: argparse.Namespace) -> int:
-    from gadget.doctor import examine, examine_server
+    from gadget.doctor import examine
 
     if args.server is None:
         findings, width = examine(), 14
     else:
+        from gadget.doctor_server import examine_server
         from gadget.gadgetron_client import address_from
 
         findings, width = examine_server(address_from(args.server), args.timeout), 28

@@ -8,7 +8,7 @@ from helpers import gadgetron_server as server
 from helpers.gadgetron_server import Drop, GadgetronServer, Stall
 
 from gadget import cli, configs
-from gadget.doctor import examine_server
+from gadget.doctor_server import examine_server
 from pogmdm_core import errors
 
 CARTESIAN, CONNECT = "pogmdm_cartesian.xml", "pogmdm_connect.xml"
