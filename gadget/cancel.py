@@ -18,8 +18,10 @@ class Cancelled(BaseException):
 
 
 @contextlib.contextmanager
-def cancel_on_signals(*numbers: signal.Signals) -> Iterator[None]:
+def cancel_on_signals(*numbers: signal.Signals, once: bool = False) -> Iterator[None]:
     """Raise `Cancelled` in this block when one of the signals comes; a second one acts as it did before.
+
+    With `once` further ones are ignored: for a process whose parent sees to its end.
 
     Outside the main thread, which is the only one that may handle signals, nothing is changed.
     """
@@ -33,7 +35,11 @@ def cancel_on_signals(*numbers: signal.Signals) -> Iterator[None]:
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
     def cancel(number: int, _frame: FrameType | None) -> None:
-        restore()
+        if once:
+            for other in numbers:
+                signal.signal(other, signal.SIG_IGN)
+        else:
+            restore()
         raise Cancelled(signal.Signals(number).name)
 
     for number in numbers:

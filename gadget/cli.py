@@ -185,7 +185,7 @@ def _count(low: int, high: int) -> Callable[[str], int]:
     """Type of an argument that is a whole number between two."""
 
     def parse(text: str) -> int:
-        if not text.isdigit() or not low <= int(text) <= high:
+        if not (text.isascii() and text.isdigit()) or not low <= int(text) <= high:
             raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low} to {high}")
         return int(text)
 
@@ -444,7 +444,10 @@ def _add_doctor(commands: Any) -> None:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value <= 86400:
         raise argparse.ArgumentTypeError(f"{text!r} is not a time between 0 and 86400 s")
     return value

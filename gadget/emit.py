@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +48,8 @@ class Emitter:
             "SettingsHash": hashlib.sha256(text.encode()).hexdigest()[:16],
             "Seed": settings.sampler.seed,
         }
-        self._counts: Counter[int] = Counter()
+        self._used: defaultdict[int, set[int]] = defaultdict(set)
+        self._n_samples = settings.sampler.n_samples
         self._formats: dict[int, tuple[Any, ...]] = {}
         self._scales: dict[str, tuple[PixelScale, int]] = {}
         self._warned = False
@@ -97,12 +98,14 @@ class Emitter:
             maps["csm"] = [linear[0] + 1j * linear[1]]
         if "samples" in self.output.maps and result.samples is not None:
             maps["samples"] = [np.abs(band_limited(sample)) for sample in _numpy(result.samples)]
+        # of samples as many as were asked for, so that numbers do not hang on how many were made
+        n_places = {name: self._n_samples if name == "samples" else 1 for name in maps}
         self._scale("image", maps["image"][0])  # the scale of all magnitudes, sent or not
         missing = [name for name in self.output.maps if name not in maps]
         if missing:
             logs.get().info("%s: no series for %s, it was not computed", prepared.acquired.key, ", ".join(missing))
         return [
-            self._image(name, pixels, prepared, own, result.warnings, place, len(stack))
+            self._image(name, pixels, prepared, own, result.warnings, (place, n_places[name]))
             for name, stack in maps.items()
             if name in self.output.maps
             for place, pixels in enumerate(stack)
@@ -126,8 +129,7 @@ class Emitter:
         prepared: PreparedFrame,
         own: dict[str, Any],
         warnings: tuple[str, ...],
-        place: int = 0,
-        n_places: int = 1,
+        place: tuple[int, int] = (0, 1),
     ) -> ismrmrd.Image:
         key, recon = prepared.acquired.key, prepared.acquired.encoding.recon
         if not np.isfinite(pixels).all():
@@ -149,9 +151,7 @@ class Emitter:
         else:
             pixels = values
         self._one_format(number, (pixels.shape, pixels.dtype, series.image_type))
-        self._counts[number] += 1
-        frame_number = number_of_frame(key, prepared.acquired.encoding)
-        index = self._counts[number] if frame_number is None else frame_number * n_places + place + 1
+        index = self._index(number, number_of_frame(key, prepared.acquired.encoding), *place)
 
         reference = prepared.acquired.reference
         directions, found = _directions(reference)
@@ -165,7 +165,7 @@ class Emitter:
             acquisition=reference,
             transpose=False,
             image_type=series.image_type,
-            image_index=min(index, 65535),
+            image_index=index,
             image_series_index=number,
             field_of_view=recon.fov_mm,
             **{f"{axis}_dir": vector for axis, vector in directions.items()},
@@ -199,6 +199,15 @@ class Emitter:
                 self._scales["image"] = found
             self._scales[name] = found
         return self._scales[name]
+
+    def _index(self, number: int, frame: int | None, place: int, n_places: int) -> int:
+        """image_index of a series: by the frame's place in the scan, or past all others where that is not to be had."""
+        used = self._used[number]
+        index = 0 if frame is None else frame * n_places + place + 1
+        if index in used or not index:
+            index = max(used, default=0) + 1
+        used.add(index)
+        return min(index, 65535)
 
     def _one_format(self, number: int, found: tuple[Any, ...]) -> None:
         """Refuse a second shape or type in a series: receivers' files cannot be read after that."""

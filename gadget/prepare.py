@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from pogmdm_core.warm_start import WarmStart
 
 
+_ANOTHER_SCALE = 5.0  # noise that a chain claims, over that of the quietest k-space
+
+
 @dataclass(frozen=True)
 class PreparedFrame:
     """A frame ready to be reconstructed.
@@ -78,8 +81,6 @@ def prepare(acquired: AcquiredFrame, whitener: Whitener | None, settings: Gadget
         E304 too few lines, E307 samples outside the grid, E331 no sample falls on the grid, and those of
         `gadget.trajectory.sampled_frame`.
     """
-    from pogmdm_core.noise_check import against_kspace
-
     warnings = list(acquired.warnings)
     data, noise_std = acquired.data, None
     if whitener is not None:
@@ -93,7 +94,7 @@ def prepare(acquired: AcquiredFrame, whitener: Whitener | None, settings: Gadget
     frame, fov_mm, more, reading = (_on_grid if acquired.on_grid else _off_grid)(acquired, data, noise_std, settings)
     warnings += more
     whitened_upstream = whitener is not None and whitener.upstream
-    if whitened_upstream and not against_kspace(frame).is_measured:
+    if whitened_upstream and _is_another_scale(frame):
         logs.get().warning(
             "%s: noise.whiten=upstream, but the noise is not that of data which a NoiseAdjustGadget has whitened: "
             "without noise readouts it passes data on as they are. The level is estimated from the data",
@@ -127,6 +128,15 @@ def prepare(acquired: AcquiredFrame, whitener: Whitener | None, settings: Gadget
         whitened_upstream=whitened_upstream,
         trajectory=f"{acquired.trajectory_name} ({reading})" if reading else acquired.trajectory_name,
     )
+
+
+def _is_another_scale(frame: KSpaceFrame) -> bool:
+    """Whether the noise cannot be near what is claimed: averages, filters and bandwidths make a factor of two or so."""
+    from pogmdm_core.noise_check import against_kspace
+
+    level = against_kspace(frame)
+    too_loud = frame.noise_std is not None and frame.noise_std > _ANOTHER_SCALE * level.quietest > 0
+    return too_loud or "NOISE_SCALE_MISMATCH" in level.warnings
 
 
 def compressed(frame: KSpaceFrame, n_virtual: int) -> KSpaceFrame:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from gadget.settings import GadgetSettings
 
 _REFUSAL_S = 5.0
+_FAREWELL_S = 2.0
 _MAX_REFUSALS = 8
 _ACCEPT_PAUSE_S = 0.2
 
@@ -115,6 +116,8 @@ class Server:
         self._wake, self._woken = socket.socketpair()
         self._acceptor = threading.Thread(target=self._accept, name="accept", daemon=True)
         self._defaults, self._workers = defaults or {}, workers
+        # why the last lane ended, if that is not because the service is stopped
+        self._lost: Exception | None = None
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -139,6 +142,8 @@ class Server:
                 lane.start()
             for lane in lanes:
                 lane.join()
+            if self._lost:
+                raise self._lost
         finally:
             self._end()
 
@@ -158,8 +163,10 @@ class Server:
         try:
             self._serve(worker.reconstruct)
         except Exception as error:  # noqa: BLE001 - the other workers go on
-            logs.get().error("%s", coded(error))
+            self._lost = coded(error)
+            logs.get().error("%s", self._lost)
         else:
+            self._lost = None
             self._clients.put(None)  # for the other lanes
 
     def _accept(self) -> None:
@@ -198,12 +205,24 @@ class Server:
         self._acceptor.join()
         for one in (*self._listeners, self._wake, self._woken):
             one.close()
+        # before the workers end, whose lanes would take them
+        waiting: list[socket.socket] = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                client = self._clients.get_nowait()
+                if client is not None:
+                    waiting.append(client)
+        for _ in self._workers:
+            self._clients.put(None)
         for worker in self._workers:
             worker.stop()
-        while not self._clients.empty():
-            client = self._clients.get()
-            if client is not None:
-                tell(client, TransportError(412, "cancelled: the service is being stopped."), quiet_s=0.1)
+        error = TransportError(412, "cancelled: the service is being stopped.")
+        tellers = [threading.Thread(target=tell, args=(client, error, 0.1), daemon=True) for client in waiting]
+        for teller in tellers:
+            teller.start()
+        end = time.monotonic() + _FAREWELL_S
+        for teller in tellers:
+            teller.join(max(0.0, end - time.monotonic()))
         for worker in self._workers:
             worker.close()
 
@@ -305,7 +324,8 @@ def serve_command(
             if n_workers == 1:
                 resolve_core().load_prior(prior)  # torch is in memory from here on
             else:
-                workers += [Worker(number, n_workers, defaults, debug) for number in range(n_workers)]
+                for number in range(n_workers):
+                    workers.append(Worker(number, n_workers, defaults, debug))
                 for worker in workers:
                     worker.wait_until_ready()
             server = Server(host, port, n_waiting, defaults, workers)

@@ -16,7 +16,7 @@ from gadget.errors import ConfigError
 
 MAX_FILE_BYTES = 1 << 20
 # What Gadgetron sends where a chain has no <configuration>: an XML declaration and nothing else.
-_NOTHING = re.compile(rb"\s*(<\?xml[^>]*\?>\s*)?(<!--.*?-->\s*)*", re.DOTALL)
+_NOTHING = re.compile(rb"\s*(?:<\?xml[^>]*\?>\s*)?(?:<!--(?:(?!-->).)*-->\s*)*", re.DOTALL)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

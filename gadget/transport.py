@@ -161,7 +161,11 @@ class Link:
 
         A FIRE client is sent a text every few seconds, which shows as much as the first byte of the next image would.
         """
-        return self.socket.gone(b"" if self._is_fire else _IMAGE_ID[:1])
+        before = self.socket.is_mid_message
+        gone = self.socket.gone(b"" if self._is_fire else _IMAGE_ID[:1])
+        if self.socket.is_mid_message and not before:
+            self.watch("sending")
+        return gone
 
     def report(self, text: str) -> None:
         """Tell how far the reconstruction is, to a client whose protocol has a place for it (FIRE's log viewer)."""

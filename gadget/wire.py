@@ -155,12 +155,19 @@ class ExactSocket:
         if found[0][1] & ~_PEER_SENDS_NO_MORE:
             return True
         if next_byte and not (self._ahead_of_time or self._torn):
+            self._ahead_of_time = next_byte  # before it goes out, whatever interrupts it
             try:
-                self.socket.sendall(next_byte)
+                self.socket.send(next_byte, socket.MSG_DONTWAIT)
+            except BlockingIOError:  # it does not read now, but it is there
+                self._ahead_of_time = b""
             except OSError:
                 return True
-            self._ahead_of_time = next_byte
         return False
+
+    @property
+    def is_mid_message(self) -> bool:
+        """Whether a part of a message is out, so that nothing but its rest may follow."""
+        return self._torn or bool(self._ahead_of_time)
 
     def unread(self, data: bytes) -> None:
         """Put bytes back in front of what is read next."""
@@ -178,8 +185,8 @@ class ExactSocket:
         sent = self._ahead_of_time
         if self._torn or data[: len(sent)] != sent:
             raise broken(409, "an earlier message went out in part only; nothing can follow it.")
-        data, self._ahead_of_time = data[len(sent) :], b""
         self._torn = True  # until all of it is out, whatever interrupts it
+        data, self._ahead_of_time = data[len(sent) :], b""
         try:
             self.socket.sendall(data)
         except TimeoutError:
@@ -190,7 +197,7 @@ class ExactSocket:
 
     def close(self) -> None:
         """Send CLOSE if somebody still listens, and close."""
-        if not (self._torn or self._ahead_of_time):
+        if not self.is_mid_message:
             with contextlib.suppress(OSError):
                 self.socket.sendall(struct.pack("<H", CLOSE))
         self.socket.close()

@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -47,6 +48,7 @@ class Worker:
         self.number = number
         self._debug, self._defaults, self._n_workers = debug, dict(defaults), n_workers
         self._stopping = False
+        self._guard = threading.Lock()  # of the process, against an end and a start at once
         self._launch()
 
     def _launch(self) -> None:
@@ -61,6 +63,7 @@ class Worker:
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 env=env,
+                start_new_session=True,  # Ctrl-C is the service's, which ends its workers in order
             )
         self._lines = self._read_lines()
 
@@ -75,6 +78,8 @@ class Worker:
         self._control.settimeout(_START_S)
         if next(self._lines, "") != _READY:
             ending = self._ending()
+            if self._stopping:
+                return
             self.stop()
             raise ComputeError(512, f"worker {self.number} did not start ({ending}).", "See its log above.")
         self._control.settimeout(None)
@@ -90,36 +95,58 @@ class Worker:
         """
         from gadget.serve import tell
 
-        place, is_fire, is_sending = "the scan", False, False
+        place, is_fire, is_sending = "", False, False
         with client:
-            with contextlib.suppress(OSError):
-                socket.send_fds(self._control, [b"s"], [client.fileno()])
+            if not self._hand_over(client):  # it died while it had nothing to do
+                self._relaunch()
+                self._hand_over(client)
             for line in self._lines:
                 if line == _DONE:
                     return
                 is_fire = is_fire or line == _FIRE
-                is_sending = line == _SENDING or (is_sending and line == _FIRE)
-                if line not in (_FIRE, _SENDING, _SENT):
+                if line in (_SENDING, _SENT):
+                    is_sending = line == _SENDING
+                elif line != _FIRE:
                     place = line
             ending = self._ending()
+            if not self._stopping:
+                error = ComputeError(
+                    513,
+                    f"{place or 'the scan'}: the worker process that reconstructed it ended ({ending}).",
+                    "Try again; see the log.",
+                )
+                logs.get().error("%s", error)
+                if not is_sending:  # after a part of an image nothing can be told
+                    tell(client, error, is_fire=is_fire if place or is_fire else None)
+        self._relaunch()
+
+    def _hand_over(self, client: socket.socket) -> bool:
+        if self._process.poll() is not None:
+            return False
+        try:
+            socket.send_fds(self._control, [b"s"], [client.fileno()])
+        except OSError:
+            return False
+        return True
+
+    def _relaunch(self) -> None:
+        """Start another process in the place of one that died, unless the service is being stopped."""
+        with self._guard:
             if self._stopping:
-                return  # it has told its client itself
-            error = ComputeError(
-                513, f"{place}: the worker process that reconstructed it ended ({ending}).", "Try again; see the log."
-            )
-            logs.get().error("%s", error)
-            # after a part of an image nothing can be told
-            if not is_sending:
-                tell(client, error, is_fire=is_fire)
-        self._control.close()
-        self._launch()
+                return
+            self._control.close()
+            if self._process.poll() is None:
+                self._process.kill()
+                self._process.wait()
+            self._launch()
         self.wait_until_ready()
 
     def stop(self) -> None:
         """End it: a scan under way is cancelled, and its client told so."""
-        self._stopping = True
-        if self._process.poll() is None:
-            self._process.terminate()
+        with self._guard:
+            self._stopping = True
+            if self._process.poll() is None:
+                self._process.terminate()
 
     def close(self) -> None:
         """Wait for its end."""
@@ -156,18 +183,25 @@ def work(control: socket.socket, number: int, defaults: Mapping[str, Any], debug
             control.sendall(line.encode() + b"\n")
 
     logs.configure("debug" if debug else "info")
+    is_busy = False
     try:
-        with cancel_on_signals(signal.SIGTERM, signal.SIGINT):
-            resolve_core().load_prior(load(defaults=defaults).prior)
-            defaults = {**_own_card(number), **defaults}
+        with cancel_on_signals(signal.SIGTERM, signal.SIGINT, once=True):
+            settings = load(defaults=defaults)
+            resolve_core().load_prior(settings.prior)
+            if settings.device == "auto":
+                defaults = {**defaults, **_own_card(number)}
             say(_READY)
             while True:
                 received, descriptors, *_ = socket.recv_fds(control, 1, 1)
                 if not received:
                     return
+                is_busy = True
                 reconstruct_client(socket.socket(fileno=descriptors[0]), defaults, say)
                 say(_DONE)
+                is_busy = False
     except Cancelled as request:
+        if is_busy:
+            say(_DONE)  # its client was told
         logs.get().info("worker %d stopped (%s)", number, request)
 
 

@@ -90,9 +90,10 @@ def combine(
     patterns: list[torch.Tensor] = []
     scales: dict[str, float] = {}
     warnings: list[str] = []
+    least = 0.0
     if held is not None:
-        predicted = held.spectrum.rms(2 * held.noise_std**2, int(inside.sum()))
-        scales["folds"] = max(predicted, _JACKKNIFE * _jackknife(held, inside)) / fold_factor
+        least = _JACKKNIFE * _jackknife(held, inside) / fold_factor
+        scales["folds"] = max(held.spectrum.rms(2 * held.noise_std**2, int(inside.sum())) / fold_factor, least)
         scales["untested"] = held.spectrum.untested
         patterns.append(_normalised(_smooth(held.spread), inside))
         if held.spectrum.untested > MOST_UNTESTED:
@@ -108,7 +109,7 @@ def combine(
         patterns.append(torch.full_like(patterns[0], _EVEN_SHARE**2))
     if len(found) == 2 and max(found) > DISAGREE * min(found):
         warnings.append("SCALE_UNCERTAIN")
-    scale = math.exp(sum(map(math.log, found)) / len(found))
+    scale = max(math.exp(sum(map(math.log, found)) / len(found)), least)
     pattern = _normalised(torch.stack(patterns).sum(0), inside).sqrt()
     method = "calibrated" if len(found) == 2 else "folds" if held is not None else "samples"
     return Uncertainty((scale * pattern).float(), method, scales, tuple(warnings))
@@ -120,7 +121,7 @@ def _jackknife(held: HeldOut, inside: torch.Tensor) -> float:
     The delete-a-group jackknife: with one of J parts of the data left out, an estimate moves by 1/(J - 1) of its
     variance (Shao & Wu 1989, doi:10.1214/aos/1176347263).
     """
-    return math.sqrt((held.n_folds - 1) * float(held.spread[inside].mean()))
+    return math.sqrt((held.n_planned - 1) * float(held.spread[inside].mean()))
 
 
 def _smooth(variance: torch.Tensor) -> torch.Tensor:

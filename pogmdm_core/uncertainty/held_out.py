@@ -18,6 +18,7 @@ from pogmdm_core.uncertainty.error_spectrum import ErrorSpectrum, fit
 from pogmdm_core.uncertainty.folds import positions
 
 _PARTS, _ENOUGH_VALUES = 10, 200  # a mean square of so many complex values is known to 7 %
+_WRONG = 1.1  # ratio of the noise to what the best predicted samples leave room for: less is no evidence
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class HeldOut:
         Root mean square error of the predicted samples per real/imaginary part, noise included, units of the image.
     noise_std
         Noise that was taken off: the receivers', or what the best predicted samples leave room for, if that is less.
-    n_folds
-        Folds that were finished.
+    n_folds, n_planned
+        Folds that were finished, and into how many the scan was divided.
     """
 
     spread: torch.Tensor
@@ -43,6 +44,7 @@ class HeldOut:
     misfit: float
     noise_std: float
     n_folds: int
+    n_planned: int
 
 
 def held_out(
@@ -90,19 +92,29 @@ def held_out(
         squared += (without.abs() - image.abs()) ** 2
     if not errors:
         return None
-    folds, left_out = folds[: len(errors)], torch.cat(errors)
-    radius = torch.hypot(*positions(frame))
-    noise = min(2 * noise_std**2 * frame.n_coils, _least_error(left_out, torch.cat([radius[f] for f in folds]), frame))
+    done, left_out = folds[: len(errors)], torch.cat(errors)
+    noise = 2 * noise_std**2 * frame.n_coils
+    least = _least_error(frame, done, errors)
+    if noise > _WRONG**2 * least:
+        noise = least
     misfit, noise_std = ((error / (2 * frame.n_coils)) ** 0.5 for error in (float(left_out.mean()), noise))
-    spectrum = fit(frame, folds, errors, noise)
-    return HeldOut((squared / len(errors)).cpu(), spectrum, misfit, noise_std, len(errors))
+    spectrum = fit(frame, done, errors, noise)
+    return HeldOut((squared / len(errors)).cpu(), spectrum, misfit, noise_std, len(errors), len(folds))
 
 
-def _least_error(errors: torch.Tensor, radius: torch.Tensor, frame: KSpaceFrame) -> float:
+def _least_error(frame: KSpaceFrame, folds: Sequence[torch.Tensor], errors: Sequence[torch.Tensor]) -> float:
     """Mean squared residual of the best predicted tenth, by radius: no prediction is better than the noise.
 
-    The noise of a sample that was left out is in no prediction of it, so that both add up.
+    The noise of a sample that was left out is in no prediction of it, so that both add up. Twice its own standard
+    error is added, for the best of ten is so by chance, too. Samples that are exactly zero were not measured, whatever
+    the frame says.
     """
-    outwards = errors[torch.argsort(radius, stable=True)]
+    radius, measured = torch.hypot(*positions(frame)), (frame.kspace != 0).any(0).cpu()
+    kept = torch.cat([measured[fold] for fold in folds])
+    left_out = torch.cat(list(errors))[kept]
+    if not len(left_out):
+        return 0.0
+    outwards = left_out[torch.argsort(torch.cat([radius[fold] for fold in folds])[kept], stable=True)]
     n_parts = min(_PARTS, max(1, len(outwards) * frame.n_coils // _ENOUGH_VALUES))
-    return min(float(part.mean()) for part in outwards.tensor_split(n_parts))
+    parts = outwards.tensor_split(n_parts)
+    return min(float(part.mean()) * (1 + 2 / (len(part) * frame.n_coils) ** 0.5) for part in parts)

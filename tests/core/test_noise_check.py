@@ -68,6 +68,17 @@ def test_a_right_level_is_left_alone(scan, right):
     assert right.warnings == ()
 
 
+@pytest.mark.parametrize("share", [0, 1 / 4, 1 / 3])
+def test_padding_is_no_quiet_kspace(prior, share):
+    """Asymmetric echoes that a gadget upstream has filled up with zeros, taken for samples."""
+    scan = simulate(noise_std=0.05)
+    kspace = scan.frame.kspace.clone()
+    kspace[:, :, : int(share * kspace.shape[2])] = 0
+    found = reconstruct(replace(scan.frame, kspace=kspace), prior, FAST)
+    assert found.noise_std == scan.frame.noise_std
+    assert "NOISE_TOO_LOUD" not in found.warnings
+
+
 def test_a_claim_is_held_against_the_quietest_kspace():
     generator = torch.Generator().manual_seed(0)
     kspace = torch.view_as_complex(torch.randn(4, 64, 64, 2, generator=generator))

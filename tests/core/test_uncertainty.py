@@ -182,12 +182,12 @@ def test_rms_charges_missing_cells_and_what_noise_leaves_in_acquired_ones():
     assert ErrorSpectrum(cells, acquired, 0.0).rms(1e12, 6) == pytest.approx(math.sqrt(16 / 12))
 
 
-def held_of(rms: float, shape=(20, 20), untested=0.0) -> HeldOut:
+def held_of(rms: float, shape=(20, 20), untested=0.0, n_folds=4) -> HeldOut:
     """Folds that predict a root mean square error over the whole image."""
     acquired = torch.zeros(shape, dtype=torch.bool)
     cells = torch.full(shape, 2 * rms**2, dtype=torch.float64)
     spread = torch.linspace(1, 2, shape[0])[:, None].expand(shape) * 1e-4
-    return HeldOut(spread, ErrorSpectrum(cells, acquired, untested), 0.1, 0.001, 4)
+    return HeldOut(spread, ErrorSpectrum(cells, acquired, untested), 0.1, 0.001, n_folds, 4)
 
 
 def draws(std: float, n: int, shape=(20, 20)) -> list[torch.Tensor]:
@@ -213,6 +213,19 @@ def test_scale_is_the_geometric_mean_of_both():
 def test_disagreement_and_untested_gaps_are_told():
     found = combine(torch.ones(20, 20), held_of(0.04, untested=0.4), draws(0.01, 50), sample_factor=1.0)
     assert found.warnings == ("LOWER_BOUND", "SCALE_UNCERTAIN")
+
+
+@pytest.mark.fault("F67")
+@pytest.mark.parametrize("n_folds", [4, 2])
+@pytest.mark.parametrize("samples", [[], [torch.ones(20, 20), torch.ones(20, 20) + 1e-6]])
+def test_the_scale_has_a_floor_in_the_jackknife(samples, n_folds):
+    """Neither a prediction error that the noise eats up nor samples that all agree leave a spread of nothing."""
+    held = held_of(1e-9, n_folds=n_folds)
+    found = combine(torch.ones(20, 20), held, samples, 2.0)
+    least = 0.8 * math.sqrt(3 * float(held.spread.mean()))
+    assert float(found.std.square().mean().sqrt()) == pytest.approx(least, rel=1e-4)
+    shots = combine(torch.ones(20, 20), held, samples, 2.0, fold_factor=1.6)
+    assert float(shots.std.square().mean().sqrt()) == pytest.approx(least / 1.6, rel=1e-4)
 
 
 @pytest.mark.parametrize("n", [0, 1])

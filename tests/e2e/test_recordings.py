@@ -1,4 +1,4 @@
-"""Bytes that a real Gadgetron 4.7.2 sent to an external node, where they are at hand: images as of the scan by itself."""
+"""Bytes that a real Gadgetron 4.7.2 sent to an external node, where they are at hand: images as of the scan itself."""
 
 import gzip
 from pathlib import Path

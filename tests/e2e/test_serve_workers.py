@@ -1,5 +1,6 @@
 """`pogmdm serve --workers 2` behind workers of a Gadgetron, each slice of a scan on a connection of its own."""
 
+import contextlib
 import os
 import re
 import signal
@@ -104,6 +105,21 @@ def test_a_worker_that_is_killed_costs_its_slice_only():
     assert seconds < 3
 
 
+@pytest.mark.fault("F53")
+def test_a_worker_that_died_idle_costs_nothing():
+    service = Service("--workers", "2", "--preset", "fast", *arguments())
+    try:
+        for number in processes(service):
+            os.kill(number, signal.SIGKILL)
+        time.sleep(0.3)
+        outcomes = played(service, range(3))
+        assert [outcomes[number].errors for number in range(3)] == [[]] * 3
+        assert len(processes(service)) == 4
+    finally:
+        status, _ = service.end(signal.SIGTERM)
+    assert status == 0, service.log
+
+
 @pytest.mark.fault("F17")
 def test_sigterm_cancels_all_workers_and_tells_their_clients():
     service = Service("--workers", "2", "--preset", "fast", *arguments("sampler.n_steps=5000", "sampler.n_samples=64"))
@@ -112,11 +128,13 @@ def test_sigterm_cancels_all_workers_and_tells_their_clients():
     player.start()
     service.wait_for("slice 0: 4 channels")
     service.wait_for("slice 1: 4 channels")
-    with socket.create_connection(service.address) as waiting:
+    with contextlib.ExitStack() as stack:
+        waiting = [stack.enter_context(socket.create_connection(service.address)) for _ in range(12)]
         time.sleep(0.5)
         status, seconds = service.end(signal.SIGTERM)
-        waiting.settimeout(5)
-        assert b"E412" in waiting.recv(1000)
+        for one in waiting:
+            one.settimeout(5)
+            assert b"E412" in one.recv(1000)
     player.join(20)
     assert status == 0, service.log
     assert seconds < 3

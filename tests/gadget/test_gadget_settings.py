@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from gadget.errors import ConfigError
@@ -143,6 +145,31 @@ def test_files_may_be_named_by_their_full_path(tmp_path):
 def test_configuration_that_is_not_xml_is_refused():
     with pytest.raises(ConfigError, match="E108"):
         from_xml(b"<configuration><property")
+
+
+@pytest.mark.fault("F57", "F58")
+def test_many_comments_cost_no_time():
+    comments = b'<!-- <property name="log" value="info"/> -->\n' * 2000
+    start = time.monotonic()
+    assert from_xml(comments) == GadgetSettings()
+    with pytest.raises(ConfigError, match="E108"):
+        from_xml(comments + b"<!-- no end")
+    whole = comments + b'<configuration><property name="preset" value="fast"/></configuration>'
+    assert from_xml(whole).preset == "fast"
+    assert time.monotonic() - start < 1
+
+
+def test_a_services_own_settings_are_weaker_than_a_connections(tmp_path):
+    file = tmp_path / "site.yaml"
+    file.write_text("sampler.n_samples: 7\nlog: warning\n")
+    defaults = {"preset": "fast", "settings": str(file), "sampler.seed": "5", "log": "error"}
+    alone = load(defaults=defaults)
+    assert (alone.preset, alone.sampler.n_samples, alone.sampler.seed, alone.log) == ("fast", 7, 5, "error")
+    beside = load(properties={"preset": "quality", "sampler.seed": "6"}, defaults=defaults)
+    assert (beside.preset, beside.prior, beside.sampler.n_samples, beside.sampler.seed) == ("quality", "quality", 7, 6)
+    other = tmp_path / "other.yaml"
+    other.write_text("sampler.n_samples: 9\n")
+    assert load(properties={"settings": str(other)}, defaults=defaults).sampler.n_samples == 9
 
 
 def test_known_names_are_dotted():

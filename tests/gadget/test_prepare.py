@@ -134,6 +134,14 @@ def test_whitening_that_nobody_did_upstream_is_not_believed(gain, caplog):
     assert "passes data on as they are" in caplog.text
 
 
+@pytest.mark.fault("F37", "F67")
+def test_whitening_upstream_may_be_off_by_its_bandwidth(caplog):
+    """Averages and filters make a factor of two: the core labels it, but somebody has whitened."""
+    prepared = prepared_of(Scan(noise_scan=False, scale=1.26 / 0.01 / 2), **{"noise.whiten": "upstream"})
+    assert prepared.whitened_upstream and prepared.frame.noise_std is not None
+    assert "passes data on" not in caplog.text
+
+
 @pytest.mark.fault("F37")
 def test_whitening_on_needs_a_noise_scan_and_off_ignores_it():
     with pytest.raises(DataError, match="E310 noise.whiten=on"):

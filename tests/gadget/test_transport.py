@@ -459,3 +459,57 @@ def test_waiting_costs_no_cpu():
             list(link.messages())
         assert time.thread_time() - cpu < 0.05
     ours.close()
+
+
+def closing_pair():
+    """Two ends of a TCP connection; a socket pair knows no reset."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        theirs = socket.create_connection(server.getsockname())
+        raw, _ = server.accept()
+    return ExactSocket(raw, 5.0), theirs
+
+
+def gone_within(source, next_byte, seconds=2.0):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if source.gone(next_byte):
+            return True
+        time.sleep(0.01)
+    return False
+
+
+@pytest.mark.fault("F17")
+def test_a_peer_that_closes_is_gone_and_one_that_sends_no_more_is_not():
+    ours, theirs = closing_pair()
+    assert not ours.gone(b"\xfe")
+    theirs.shutdown(socket.SHUT_WR)
+    assert not gone_within(ours, b"\xfe", 0.2)
+    # the byte that told is the first of the message that follows
+    ours.write(b"\xfe\x03 image")
+    assert not gone_within(ours, b"\xfe", 0.1)
+    ours.write(b"\xfe\x03 other")
+    ours.close()
+    with theirs:
+        received = b""
+        while part := theirs.recv(100):
+            received += part
+    assert received == b"\xfe\x03 image\xfe\x03 other" + struct.pack("<H", 4)
+
+    ours, theirs = closing_pair()
+    theirs.close()
+    assert not ours.gone()  # nothing is tried
+    assert gone_within(ours, b"\xfe")
+    ours.close()
+
+
+@pytest.mark.fault("F17")
+def test_no_other_message_follows_the_first_byte_of_an_image():
+    ours, theirs = closing_pair()
+    theirs.shutdown(socket.SHUT_WR)
+    assert not gone_within(ours, b"\xfe", 0.1)
+    assert ours.is_mid_message
+    with pytest.raises(TransportError, match="E409"):
+        ours.write(b"\x08\x00 error")
+    ours.close()
+    with theirs:
+        assert theirs.recv(100) == b"\xfe"
