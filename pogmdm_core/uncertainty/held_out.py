@@ -7,6 +7,7 @@ out of a reconstruction, can.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -34,7 +35,8 @@ class HeldOut:
     misfit
         Root mean square error of the predicted samples per real/imaginary part, noise included, units of the image.
     noise_std
-        Noise that was taken off: the receivers', or what the best predicted samples leave room for, if that is less.
+        Noise that was taken off: the receivers', or on the grid what the best predicted samples leave room for, if that
+        is less.
     n_folds, n_planned
         Folds that were finished, and into how many the scan was divided.
     """
@@ -94,7 +96,8 @@ def held_out(
         return None
     done, left_out = folds[: len(errors)], torch.cat(errors)
     noise = 2 * noise_std**2 * frame.n_coils
-    least = _least_error(frame, done, errors)
+    # off the grid shots cross and overlap, and what was gridded before shares its noise between neighbours there
+    least = _least_error(frame, done, errors) if frame.is_cartesian else math.inf
     if noise > _WRONG**2 * least:
         noise = least
     misfit, noise_std = ((error / (2 * frame.n_coils)) ** 0.5 for error in (float(left_out.mean()), noise))
