@@ -23,6 +23,7 @@ from pathlib import Path
 
 import ismrmrd
 import numpy as np
+from gadgetron.types import recon_data
 
 from gadget import settings
 from gadget.handshake import ServedConnection, read_parameters, written_configuration
@@ -73,7 +74,7 @@ class BytesSocket(ExactSocket):
 
 def connection(data: bytes) -> ServedConnection:
     made = object.__new__(ServedConnection)
-    made.socket, made.readers, made.fire, made._timeout_s = BytesSocket(data), {}, False, 1.0
+    made.socket, made.readers, made.fire, made._timeout_s, made._defaults = BytesSocket(data), {}, False, 1.0, {}
     return made
 
 
@@ -90,10 +91,13 @@ def good_messages() -> list[bytes]:
         buffer = io.BytesIO()
         item.serialize_into(buffer.write)
         made.append(struct.pack("<H", mid) + buffer.getvalue())
-    array = struct.pack("<8Q", 7, 4, 2, 1, 1, 1, 1, 1) + bytes(8 * 8)
-    heads = struct.pack("<6Q", 5, 2, 1, 1, 1, 1) + bytes(340 * 2)
-    # one encoding space; no trajectory, no weights, the sampling's description, no calibration
-    recon = struct.pack("<HQ", 1023, 1) + array + bytes(2) + heads + bytes(54) + bytes(1)
+    heads = np.empty((2, 1, 1, 1, 1), dtype=object)
+    heads[0, 0, 0, 0, 0], heads[1, 0, 0, 0, 0] = ismrmrd.AcquisitionHeader(), ismrmrd.AcquisitionHeader()
+    empty = np.zeros((4, 2, 1, 1, 1, 1, 1), np.complex64)
+    bit = recon_data.ReconBit(recon_data.ReconBuffer(empty, None, None, heads, recon_data.SamplingDescription()))
+    buffer = io.BytesIO()
+    recon_data.write_recon_data(buffer, recon_data.ReconData([bit]))
+    recon = buffer.getvalue()
     return [*made, recon, struct.pack("<HI", 5, 3) + b"abc", struct.pack("<HQ", 8, 3) + b"abc", struct.pack("<H", 4)]
 
 

@@ -27,7 +27,7 @@ from gadget.evaluate.data import coil_images_of, object_mask
 from gadget.evaluate.metrics import Reference, scaled_psnr, uncertainty_metrics
 from gadget.evaluate.patterns import lines
 from gadget.header import read_geometry
-from gadget.prepare import PreparedFrame, make_whitener, prepare
+from gadget.prepare import PreparedFrame, prepare, whitener_for
 from gadget.replay_input import open_scan
 from gadget.settings import load
 from gadget.wire import ACQUISITION
@@ -93,7 +93,7 @@ def prepared(path: Path, wrong: Callable[[ismrmrd.Acquisition], None] | None, se
                 continue
             frames += buffer.add(acq)
         frames += buffer.flush()
-    whitener = make_whitener(buffer.noise, frames[0].data.shape[1], settings.noise.whiten, geometry.noise_bandwidth)
+    whitener = whitener_for(frames[0], buffer.noise, settings.noise.whiten, geometry.noise_bandwidth)
     assert whitener is not None  # noqa: S101 - a benchmark
     found = prepare(frames[0], whitener, settings)
     noise = whitener.apply(np.concatenate([data for data, _ in true_noise], axis=1)[None])[0]

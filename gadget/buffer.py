@@ -42,7 +42,7 @@ class AcquisitionBuffer:
     Attributes
     ----------
     noise
-        Noise readouts, in order.
+        Noise readouts of one measurement, in order; another list when another one's take their place.
     counts
         Readouts seen, by `Kind`.
     """
@@ -52,8 +52,12 @@ class AcquisitionBuffer:
         self.trigger = trigger
         self.budget = budget or ByteBudget()
         self.noise: list[ismrmrd.Acquisition] = []
+        self._next_noise: list[ismrmrd.Acquisition] = []
         self.counts: Counter[Kind] = Counter()
         self._groups: dict[FrameKey, list[ismrmrd.Acquisition]] = {}
+        # numbers of the readouts in `_groups`, and how many came so far, by what tells slices apart
+        self._numbers: dict[FrameKey, list[int]] = {}
+        self._arrived: Counter[FrameKey] = Counter()
         self._closed: dict[FrameKey, int] = {}
         self._has_flags = False
         self._last: ismrmrd.AcquisitionHeader | None = None
@@ -67,12 +71,11 @@ class AcquisitionBuffer:
         DataError
             E306 the buffer is full, and those of `gadget.frames.assemble`.
         """
+        self._take_next_noise()
         kind = classify(acq.flags)
         self.counts[kind] += 1
         if kind is Kind.NOISE:
-            self._count_bytes(acq)
-            self.noise.append(acq)
-            return []
+            return self._add_noise(acq)
         head = acq.getHead()
         key = FrameKey.of(head)
         before = self._next_measurement(head, key)
@@ -83,10 +86,34 @@ class AcquisitionBuffer:
                 done += [other for other in self._groups if not self._waits(other) and self._has_all_lines(other)]
             self._count_bytes(acq)
             self._groups.setdefault(key, []).append(acq)
+            self._numbers.setdefault(key, []).append(self._next_number(key))
             self._first.setdefault(key, number_of(head))
         # flags count on skipped readouts too: the last of a scan may be a navigator
         done += [other for other in self._flagged(head, key) if other not in done]
         return before + self._close(done)
+
+    def _add_noise(self, acq: ismrmrd.Acquisition) -> list[AcquiredFrame]:
+        """Keep a noise readout; the first one of another measurement ends the frames before."""
+        self._count_bytes(acq)
+        if not self.noise or acq.measurement_uid == self.noise[-1].measurement_uid:
+            self.noise.append(acq)
+            return []
+        logs.get().warning("noise readouts of another measurement: they take the place of those before")
+        self._next_noise = [acq]
+        return self._end_measurement()
+
+    def _take_next_noise(self) -> None:
+        """Forget the noise of a measurement whose last frames have been handed out."""
+        if self._next_noise:
+            for old in self.noise:
+                self._discount_bytes(old)
+            self.noise, self._next_noise = self._next_noise, []
+
+    def _next_number(self, key: FrameKey) -> int:
+        """Number of a readout among those of its slice, in the order in which they come, whatever their repetition."""
+        place = key._replace(phase=0, repetition=0)
+        self._arrived[place] += 1
+        return self._arrived[place] - 1
 
     def _next_measurement(self, head: ismrmrd.AcquisitionHeader, key: FrameKey) -> list[AcquiredFrame]:
         """Complete what belongs to another measurement: two scans in one stream must never mix.
@@ -107,6 +134,7 @@ class AcquisitionBuffer:
         """Complete what there is and forget the rest."""
         frames = self._close_at_end(list(self._groups))
         self._closed.clear()
+        self._arrived.clear()
         self._has_flags = False
         return frames
 
@@ -174,7 +202,7 @@ class AcquisitionBuffer:
     def _close(self, keys: list[FrameKey]) -> list[AcquiredFrame]:
         frames = []
         for key in keys:
-            group = self._groups.pop(key)
+            group, numbers = self._groups.pop(key), self._numbers.pop(key)
             del self._first[key]
             for acq in group:
                 self._discount_bytes(acq)
@@ -182,14 +210,14 @@ class AcquisitionBuffer:
                 logs.get().warning("%s: dropped %d readouts that came after its last one", key, len(group))
                 continue
             self._closed[key] = len(group)
-            frames += self._assembled(key, group)
+            frames += self._assembled(key, group, numbers)
         return frames
 
-    def _assembled(self, key: FrameKey, group: list[ismrmrd.Acquisition]) -> list[AcquiredFrame]:
+    def _assembled(self, key: FrameKey, group: list[ismrmrd.Acquisition], numbers: list[int]) -> list[AcquiredFrame]:
         """Make the frame of a 2-D scan, or those of a slab's slices."""
         encoding, n_channels = self.geometry.encoding(key.encoding), self.geometry.n_channels
         if encoding.encoded.matrix[2] == 1:
-            return [assemble(key, group, encoding, n_channels)]
+            return [assemble(key, group, encoding, n_channels, numbers=numbers)]
         return [
             assemble(FrameKey.of(part[0].getHead()), part, slice_encoding(encoding), n_channels)
             for part in to_slices(group, encoding, str(key))

@@ -30,7 +30,7 @@ _EXPLAINS = 0.9
 
 
 class FieldOfView:
-    """Settles ``trajectory.fov_factor=auto`` with the first frame of each encoding.
+    """Settles ``trajectory.fov_factor=auto`` with the first frame of each slice of an encoding.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class FieldOfView:
         trajectory = settings.trajectory.model_copy(update={"fov_factor": LARGER})
         self._larger = settings.model_copy(update={"trajectory": trajectory})
         self._start_only = settings.joint_start_only()
-        self._sticks_out: dict[tuple[Space, Space], bool] = {}
+        self._sticks_out: dict[tuple[int, Space, Space], bool] = {}
 
     def fitted(self, prepared: PreparedFrame) -> PreparedFrame:
         """Give a frame as large a field of view as its data need; LARGER_FOV in its warnings tells so.
@@ -62,25 +62,25 @@ class FieldOfView:
         acquired = prepared.acquired
         if acquired.on_grid or not self._wanted:
             return prepared
-        spaces = (acquired.encoding.encoded, acquired.encoding.recon)
-        if spaces in self._sticks_out:
-            return self._enlarged(acquired) if self._sticks_out[spaces] else prepared
+        where = (acquired.key.slice, acquired.encoding.encoded, acquired.encoding.recon)
+        if where in self._sticks_out:
+            return self._enlarged(acquired) if self._sticks_out[where] else prepared
         found = self._compute(prepared, self._start_only)
         tried = replace(prepared, start=found.start)
-        self._sticks_out[spaces] = False
+        self._sticks_out[where] = False
         if "MODEL_ERROR" in found.warnings:
             larger = self._enlarged(acquired)
             wider = self._compute(larger, self._start_only)
             if wider.data_residual < _EXPLAINS * found.data_residual:
                 tried = replace(larger, start=wider.start)
-                self._sticks_out[spaces] = True
+                self._sticks_out[where] = True
             logs.get().info(
                 "%s: residual %.2f, with a field of view %g times as large %.2f: %s",
                 acquired.key,
                 found.data_residual,
                 LARGER,
                 wider.data_residual,
-                "the object is larger than the field of view" if self._sticks_out[spaces] else "field of view kept",
+                "the object is larger than the field of view" if self._sticks_out[where] else "field of view kept",
             )
         return tried
 

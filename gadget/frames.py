@@ -54,8 +54,8 @@ class AcquiredFrame:
     data
         complex64 `(readout, coil, sample)`, scanner units.
     rows
-        Row of the encoded matrix of each readout, int `(readout,)`, centre at ny // 2; off the grid the order in
-        which they came, counting those that were dropped.
+        Row of the encoded matrix of each readout, int `(readout,)`, centre at ny // 2; off the grid its number in the
+        order in which the slice's readouts came, over the whole scan and counting those that were dropped.
     heads
         Header of each readout.
     trajectory
@@ -66,6 +66,8 @@ class AcquiredFrame:
         Whether the readouts are lines of the Cartesian grid.
     warnings
         Short upper-case words, e.g. ``INCOMPLETE``.
+    is_window
+        Whether it is a part of a running scan that begins anywhere.
     """
 
     key: FrameKey
@@ -77,6 +79,7 @@ class AcquiredFrame:
     reference: ismrmrd.AcquisitionHeader
     on_grid: bool = True
     warnings: tuple[str, ...] = ()
+    is_window: bool = False
 
     @property
     def trajectory_name(self) -> str:
@@ -92,6 +95,7 @@ def assemble(
     n_channels: int | None,
     *,
     is_window: bool = False,
+    numbers: Sequence[int] | None = None,
 ) -> AcquiredFrame:
     """Screen the readouts of one image and stack them.
 
@@ -103,6 +107,8 @@ def assemble(
         Receive channels the header announces, or None.
     is_window
         Whether fewer readouts than the header announces were asked for.
+    numbers
+        Of the readouts in the order in which the slice's came over the whole scan; None counts from 0.
 
     Raises
     ------
@@ -183,7 +189,8 @@ def assemble(
             logs.get().warning("%s: %d lines came more than once in an average: their mean is used", key, n_repeated)
     else:
         chosen = set(map(id, inside))
-        rows, nearest = np.flatnonzero([id(acq) in chosen for acq in readouts]), len(inside) // 2
+        places = np.flatnonzero([id(acq) in chosen for acq in readouts])
+        rows, nearest = places if numbers is None else np.asarray(numbers)[places], len(inside) // 2
     expected = encoding.expected_rows if on_grid else encoding.expected_shots
     if len(np.unique(rows)) < expected and not is_window:
         warnings.append("INCOMPLETE")
@@ -197,6 +204,7 @@ def assemble(
         reference=inside[nearest].getHead(),
         on_grid=on_grid,
         warnings=tuple(warnings),
+        is_window=is_window,
     )
 
 

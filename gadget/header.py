@@ -305,7 +305,7 @@ def _integer(value: Any, name: str, low: int, high: int, *, code: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise HeaderError(
             code,
-            f"{name} is {str(value)[:40]!r}, expected an integer {low}..{high}.",
+            f"{name} is {_shown(value)}, expected an integer {low}..{high}.",
             "If the scan is really that large, raise limits.max_matrix."
             if isinstance(value, int) and value > high
             else _REMEDY,
@@ -313,12 +313,17 @@ def _integer(value: Any, name: str, low: int, high: int, *, code: int) -> int:
     return value
 
 
+def _shown(value: Any) -> str:
+    """Value for an error text: a text may hold anything, a name too, so only numbers are repeated."""
+    return repr(value) if isinstance(value, int | float) else "not a number"
+
+
 def _positive(value: Any, name: str, *, code: int, zero_ok: bool = False) -> float:
     ok = isinstance(value, int | float) and math.isfinite(value) and (value > 0 or (zero_ok and value == 0))
     if not ok:
         raise HeaderError(
             code,
-            f"{name} is {str(value)[:40]!r}, expected a positive number.",
+            f"{name} is {_shown(value)}, expected a positive number.",
             _REMEDY,
         )
     return float(value)

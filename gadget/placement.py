@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import ismrmrd
 import numpy as np
 
-from gadget.classify import has_flag
 from gadget.errors import DataError
 from gadget.frames import AcquiredFrame
 from gadget.grid import n_wanted
+from gadget.readout import centre_sample, is_reversed
 
 _MAX_LOST = 0.05  # share of the samples that may fall outside the grid
 
@@ -60,7 +60,7 @@ def cartesian_grid(acquired: AcquiredFrame, data: np.ndarray) -> Grid:
     n_samples = data.shape[2]
     nx, fov_x = encoded.matrix[0], encoded.fov_mm[0]
     cropped = n_wanted(nx, fov_x, recon.fov_mm[0])
-    if n_samples == cropped < nx and all(_centre(h, cropped) == n_samples // 2 for h in acquired.heads):
+    if n_samples == cropped < nx and all(centre_sample(h, cropped) == n_samples // 2 for h in acquired.heads):
         nx, fov_x = cropped, recon.fov_mm[0]  # a gadget upstream has removed the oversampling
     ny = encoded.matrix[1]
     kspace = np.zeros((data.shape[1], ny, nx), np.complex64)
@@ -68,7 +68,7 @@ def cartesian_grid(acquired: AcquiredFrame, data: np.ndarray) -> Grid:
     n_measured = n_placed = 0
     for readout, row, head in zip(data, acquired.rows, acquired.heads, strict=True):
         first, measured = sample_columns(head, nx)
-        values = readout[:, ::-1] if has_flag(head.flags, ismrmrd.ACQ_IS_REVERSE) else readout
+        values = readout[:, ::-1] if is_reversed(head) else readout
         measured = _without_padding(values, measured)
         low = max(measured.start, -first)
         high = min(measured.stop, nx - first)
@@ -116,19 +116,10 @@ def sample_columns(head: ismrmrd.AcquisitionHeader, nx: int) -> tuple[int, slice
     -------
         Column of sample 0 (may be negative), and the range of samples that were measured.
     """
-    n, centre = head.number_of_samples, _centre(head, nx)
     pre, post = head.discard_pre, head.discard_post
-    if has_flag(head.flags, ismrmrd.ACQ_IS_REVERSE):
-        # played backwards: a centre in the middle of an even readout stays in the middle
-        centre = n // 2 if centre == n // 2 else n - 1 - centre
+    if is_reversed(head):
         pre, post = post, pre
-    return nx // 2 - centre, slice(pre, n - post)
-
-
-def _centre(head: ismrmrd.AcquisitionHeader, nx: int) -> int:
-    """Sample at k = 0. Some senders leave it 0 or put it past the end: then the readout is centred."""
-    n, centre = head.number_of_samples, head.center_sample
-    return int(n // 2 if centre >= n or (centre == 0 and n == nx) else centre)
+    return nx // 2 - centre_sample(head, nx), slice(pre, head.number_of_samples - post)
 
 
 def remove_oversampling(grid: Grid) -> Grid:

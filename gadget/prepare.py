@@ -206,6 +206,13 @@ def _match_channels(acq: ismrmrd.Acquisition, n_channels: int, channels: tuple[i
     return acq.data[[row[number] for number in channels]]
 
 
+def whitener_for(
+    acquired: AcquiredFrame, noise: list[ismrmrd.Acquisition], mode: str, bandwidth: float | None
+) -> Whitener | None:
+    """`make_whitener` for the channels of a frame."""
+    return make_whitener(noise, acquired.data.shape[1], mode, bandwidth, channels_of(acquired.heads[0]))
+
+
 def make_whitener(
     noise: list[ismrmrd.Acquisition],
     n_channels: int,

@@ -203,7 +203,7 @@ def load(
         E101 unknown name, E103 wrong value, E104 no such preset, and those of `gadget.sources`.
     """
     base, *named = (sources.nested(source or {}) for source in (defaults, properties, overrides))
-    base_file, *files = (source.pop("settings", None) for source in (base, *named))
+    base_file, *files = (_file_of(source) for source in (base, *named))
     path = yaml or files[1] or files[0]
     layers = [sources.read_yaml(base_file) if base_file else {}, base, sources.read_yaml(path) if path else {}, *named]
     for layer in reversed(layers):
@@ -213,6 +213,14 @@ def load(
     for layer in (_preset(preset), *layers, {"preset": preset}):
         merged = sources.merge(merged, _sampler_names_down(layer))
     return _validated(merged)
+
+
+def _file_of(source: dict[str, Any]) -> str | None:
+    """Take the name of a settings file out of a source."""
+    name = source.pop("settings", None)
+    if isinstance(name, dict):
+        raise ConfigError(101, f"there is no setting 'settings.{next(iter(name), '')[:40]}'.", "settings names a file.")
+    return name
 
 
 def from_xml(text: bytes) -> GadgetSettings:

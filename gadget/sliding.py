@@ -33,6 +33,7 @@ class SlidingBuffer(AcquisitionBuffer):
         self.shots = shots
         self.step = step
         self._windows: dict[FrameKey, list[ismrmrd.Acquisition]] = {}
+        self._window_numbers: dict[FrameKey, list[int]] = {}
         self._made: Counter[FrameKey] = Counter()
 
     def add(self, acq: ismrmrd.Acquisition) -> list[AcquiredFrame]:
@@ -41,6 +42,7 @@ class SlidingBuffer(AcquisitionBuffer):
         encoding = self.geometry.encoding(head.encoding_space_ref)
         if kind is Kind.NOISE or encoding.trajectory == "cartesian" or encoding.encoded.matrix[2] > 1:
             return super().add(acq)
+        self._take_next_noise()
         self.counts[kind] += 1
         key = FrameKey.of(head)._replace(phase=0, repetition=0)
         before = self._next_measurement(head, key)
@@ -48,6 +50,7 @@ class SlidingBuffer(AcquisitionBuffer):
             return before
         window = self._windows.setdefault(key, [])
         window.append(acq)
+        self._window_numbers.setdefault(key, []).append(self._next_number(key))
         self._first.setdefault(key, number_of(head))
         self._count_bytes(acq)
         if len(window) < self.shots:
@@ -55,7 +58,7 @@ class SlidingBuffer(AcquisitionBuffer):
         frame = self._frame(key)
         for old in window[: self.step]:
             self._discount_bytes(old)
-        del window[: self.step]
+        del window[: self.step], self._window_numbers[key][: self.step]
         return [*before, frame]
 
     def _end_measurement(self) -> list[AcquiredFrame]:
@@ -65,6 +68,7 @@ class SlidingBuffer(AcquisitionBuffer):
             for acq in window:
                 self._discount_bytes(acq)
         self._windows.clear()
+        self._window_numbers.clear()
         self._made.clear()
         self._first.clear()
         return frames
@@ -73,6 +77,7 @@ class SlidingBuffer(AcquisitionBuffer):
         """Complete what never filled a window; called when the stream ends."""
         frames = super().flush() + self._unfilled()
         self._windows.clear()
+        self._window_numbers.clear()
         return frames
 
     def _unfilled(self) -> list[AcquiredFrame]:
@@ -82,7 +87,14 @@ class SlidingBuffer(AcquisitionBuffer):
         encoding, n_channels = self.geometry.encoding(key.encoding), self.geometry.n_channels
         number = self._made[key]
         self._made[key] += 1
-        frame = assemble(key._replace(repetition=number), self._windows[key], encoding, n_channels, is_window=True)
+        frame = assemble(
+            key._replace(repetition=number),
+            self._windows[key],
+            encoding,
+            n_channels,
+            is_window=True,
+            numbers=self._window_numbers[key],
+        )
         reference = frame.reference
         reference.idx.repetition = min(number, 65535)
         reference.idx.phase = 0

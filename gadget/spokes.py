@@ -1,7 +1,8 @@
 """Positions of spokes that carry none: from the angle scheme the header or the settings name.
 
-The spoke number is kspace_encode_step_1, or the order of arrival where that is the same for all. A readout runs
-through the centre from -kmax to kmax, along read_dir at angle 0 and along phase_dir at 90 degrees.
+The spoke number is kspace_encode_step_1, or the order of arrival over the whole scan where that is the same for all
+readouts of a frame. A readout runs through the centre from -kmax to kmax, along read_dir at angle 0 and along phase_dir
+at 90 degrees.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING
 import ismrmrd
 import numpy as np
 
-from gadget.classify import has_flag
 from gadget.errors import DataError
+from gadget.readout import centre_sample, is_reversed
 
 if TYPE_CHECKING:
     from gadget.frames import AcquiredFrame
@@ -66,19 +67,39 @@ def radial_trajectory(acquired: AcquiredFrame, wanted: str) -> tuple[np.ndarray,
     number = np.array([head.idx.kspace_encode_step_1 for head in acquired.heads])
     n_spokes = len(encoding.steps or ()) or int(number.max()) + 1
     if not np.ptp(number):  # a source that does not count
-        number, n_spokes = acquired.rows, int(acquired.rows.max()) + 1
+        number = acquired.rows
+        if scheme == "uniform":
+            number, n_spokes = _within_turn(acquired)
     angle = number * (np.pi / n_spokes if scheme == "uniform" else _STEPS[scheme])
     radius = np.stack([_radius(head, encoding.encoded.matrix[0]) for head in acquired.heads])
     return np.stack([radius * np.cos(angle)[:, None], radius * np.sin(angle)[:, None]], axis=2), scheme
 
 
+def _within_turn(acquired: AcquiredFrame) -> tuple[np.ndarray, int]:
+    """Number of each spoke in its turn of uniform angles, and how many a turn has.
+
+    By the encoding limits where they tell; else each frame is taken for a turn, which a window of a running scan is
+    not.
+    """
+    steps = acquired.encoding.steps
+    if steps is not None:
+        return acquired.rows % len(steps), len(steps)
+    if acquired.is_window:
+        raise DataError(
+            320,
+            f"{acquired.key}: a window of uniform spokes that are not counted, and the header does not say how many "
+            "make a turn.",
+            "Write kspace_encode_step_1 or encodingLimits.kspace_encoding_step_1, or store the trajectory.",
+        )
+    number = acquired.rows - int(acquired.rows.min())
+    return number, int(number.max()) + 1
+
+
 def _radius(head: ismrmrd.AcquisitionHeader, n_encoded: int) -> np.ndarray:
     """Signed distance of each sample from the centre, cycles per pixel, `(sample,)`."""
     n = int(head.number_of_samples)
-    centre = int(head.center_sample) if 0 < head.center_sample < n else n // 2
     index = np.arange(n)
-    if has_flag(head.flags, ismrmrd.ACQ_IS_REVERSE):
-        # played backwards: a centre in the middle of an even readout stays in the middle
-        index, centre = index[::-1], n // 2 if centre == n // 2 else n - 1 - centre
+    if is_reversed(head):
+        index = index[::-1]
     # an asymmetric echo is shorter than the encoded matrix, a denser readout longer: both keep the matrix' extent
-    return (index - centre) / max(n, n_encoded)
+    return (index - centre_sample(head, n_encoded)) / max(n, n_encoded)

@@ -98,7 +98,7 @@ def reconstruct_scan(link: Link, settings: GadgetSettings, header: Any) -> None:
     from gadget.emit import Emitter
     from gadget.field_of_view import FieldOfView
     from gadget.header import read_geometry
-    from gadget.prepare import channels_of, make_whitener, prepare
+    from gadget.prepare import channels_of, prepare, whitener_for
     from gadget.sliding import SlidingBuffer
 
     log = logs.configure(settings.log)
@@ -125,10 +125,8 @@ def reconstruct_scan(link: Link, settings: GadgetSettings, header: Any) -> None:
         for acquired in frames(link, buffer, items):
             link.watch(str(acquired.key))
             n_channels, channels = acquired.data.shape[1], channels_of(acquired.heads[0])
-            if seen != (seen := (len(buffer.noise), n_channels, channels)):
-                whitener = make_whitener(
-                    buffer.noise, n_channels, settings.noise.whiten, geometry.noise_bandwidth, channels
-                )
+            if seen != (seen := (id(buffer.noise), len(buffer.noise), n_channels, channels)):
+                whitener = whitener_for(acquired, buffer.noise, settings.noise.whiten, geometry.noise_bandwidth)
             prepared = prepare(acquired, whitener, settings)
             prepared, result = reconstruct_frame(prepared, settings, field_of_view, compute_frame)
             if result is None:

@@ -70,7 +70,7 @@ def read_frame(path: Path, group: str = "dataset") -> PreparedFrame:
     from gadget.budget import ByteBudget
     from gadget.buffer import AcquisitionBuffer
     from gadget.header import read_geometry
-    from gadget.prepare import make_whitener, prepare
+    from gadget.prepare import prepare, whitener_for
     from gadget.replay_input import open_scan
     from gadget.settings import load
     from gadget.wire import ACQUISITION
@@ -86,7 +86,7 @@ def read_frame(path: Path, group: str = "dataset") -> PreparedFrame:
         frames += buffer.flush()
     if not frames:
         raise DataError(331, f"{path.name} holds no image readouts.")
-    whitener = make_whitener(buffer.noise, frames[0].data.shape[1], settings.noise.whiten, geometry.noise_bandwidth)
+    whitener = whitener_for(frames[0], buffer.noise, settings.noise.whiten, geometry.noise_bandwidth)
     return prepare(frames[0], whitener, settings)
 
 

@@ -15,12 +15,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
-from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
 
 _BATCH = 16  # images per plan: bounds the memory of the oversampled grids
+_MOST_PLANS = 4
 _TOLERANCE = {torch.complex64: 1e-6, torch.complex128: 1e-12}
 _WIDTH = {torch.complex64: 7, torch.complex128: 14}  # grid points; errors of 2e-7 and 3e-14
 
@@ -94,7 +94,7 @@ class LibraryNufft:
         angles = [2 * math.pi * (trajectory[1] / shape[0]), 2 * math.pi * (trajectory[0] / shape[1])]
         # both libraries want angles within one period
         self._angles = [self._native(torch.remainder(a + math.pi, 2 * math.pi) - math.pi) for a in angles]
-        self._plan = lru_cache(maxsize=4)(self._make_plan)
+        self._plans: dict[tuple[int, int, float], Any] = {}
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """See `Nufft`."""
@@ -107,7 +107,12 @@ class LibraryNufft:
     def _run(self, kind: int, data: torch.Tensor, result: tuple[int, ...]) -> torch.Tensor:
         parts = []
         for part in data.split(_BATCH):
-            plan = self._plan(kind, len(part), _TOLERANCE[data.dtype])
+            key = (kind, len(part), _TOLERANCE[data.dtype])
+            if key not in self._plans:
+                if len(self._plans) == _MOST_PLANS:
+                    del self._plans[next(iter(self._plans))]
+                self._plans[key] = self._make_plan(*key)
+            plan = self._plans[key]
             found = torch.empty((len(part), *result), dtype=torch.complex128, device=data.device)
             plan.execute(self._native(part.to(torch.complex128)), out=self._native(found))
             parts.append(found)
@@ -139,7 +144,7 @@ class GriddingNufft:
 
     def __init__(self, trajectory: torch.Tensor, shape: tuple[int, int]) -> None:
         self._trajectory, self._shape = trajectory, shape
-        self._axes = lru_cache(maxsize=2)(self._make_axes)
+        self._made_axes: dict[torch.dtype, tuple[_Axis, _Axis]] = {}
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """See `Nufft`."""
@@ -162,9 +167,11 @@ class GriddingNufft:
         images = padded[:, rows.pixels[:, None], columns.pixels] * (rows.roll_off[:, None] * columns.roll_off)
         return images / math.sqrt(self._shape[0] * self._shape[1])
 
-    def _make_axes(self, dtype: torch.dtype) -> tuple[_Axis, _Axis]:
-        kx, ky = self._trajectory
-        return _Axis(ky, self._shape[0], dtype), _Axis(kx, self._shape[1], dtype)
+    def _axes(self, dtype: torch.dtype) -> tuple[_Axis, _Axis]:
+        if dtype not in self._made_axes:
+            kx, ky = self._trajectory
+            self._made_axes[dtype] = _Axis(ky, self._shape[0], dtype), _Axis(kx, self._shape[1], dtype)
+        return self._made_axes[dtype]
 
 
 class _Axis:

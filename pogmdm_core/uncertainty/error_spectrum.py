@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from pogmdm_core.frame import KSpaceFrame
-from pogmdm_core.operators.fourier import line_axis
-from pogmdm_core.uncertainty.folds import CENTRE, grid_positions, line_positions, positions
+from pogmdm_core.uncertainty.folds import CENTRE, axis_of_lines, grid_positions, line_positions, positions
 
 N_BANDS = 10
 _FREQUENCY = 0.1  # cycles/pixel, where f counts as 1
@@ -80,7 +79,7 @@ def fit(
     noise
         What noise alone contributes to a squared residual (all coils).
     """
-    axis = None if frame.mask is None else line_axis(frame.mask.cpu())
+    axis = None if frame.mask is None else axis_of_lines(frame.mask.cpu())
     if axis is None:
         return _fit_bands(frame, folds, errors, noise)
     return _fit_lines(frame, axis, folds, errors, noise)
@@ -122,7 +121,7 @@ def _fit_lines(
         # `error` is ordered as fold[fold] is: along rows
         image = torch.zeros(mask.shape, dtype=torch.float64)
         image[fold] = error
-        mean.append(image.mean(1 - axis)[out])
+        mean.append((image.sum(1 - axis) / fold.sum(1 - axis).clamp_min(1))[out])
     f, d, y = frequency[torch.cat(held)], torch.cat(distance), torch.cat(mean)
     level, coefficients = _regress(f, d, y, noise)
     gaps = _distance(lines)

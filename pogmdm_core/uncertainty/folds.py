@@ -14,6 +14,7 @@ import torch
 from pogmdm_core.frame import KSpaceFrame
 from pogmdm_core.operators.fourier import line_axis
 
+_MOSTLY, _NEARLY = 0.75, 0.95  # share of a line that is measured, beside lines that are missing, and without
 CENTRE = 0.04  # cycles/pixel: lines and points nearer to DC than this are never left out
 
 
@@ -29,7 +30,23 @@ def sampling_of(frame: KSpaceFrame) -> Sampling:
     """Tell lines, points on the grid, and anything else apart."""
     if frame.mask is None:
         return Sampling.SHOTS
-    return Sampling.POINTS if line_axis(frame.mask) is None else Sampling.LINES
+    return Sampling.POINTS if axis_of_lines(frame.mask) is None else Sampling.LINES
+
+
+def axis_of_lines(mask: torch.Tensor) -> int | None:
+    """Axis along which whole lines were left out (0: ky, 1: kx), or None for points.
+
+    Columns that nobody measured (asymmetric echoes) do not count, and some samples of a line may be missing: then its
+    others give a left-out one away all the same.
+    """
+    exact = line_axis(mask)
+    if exact is not None:
+        return exact
+    share = [rows[:, rows.any(0)].double().mean(1) for rows in (mask, mask.T)]
+    for axis, filled in enumerate(share):
+        if bool((filled == 0).any()) and bool(((filled == 0) | (filled >= _MOSTLY)).all()):
+            return axis
+    return next((axis for axis, filled in enumerate(share) if bool((filled >= _NEARLY).all())), None)
 
 
 def positions(frame: KSpaceFrame) -> tuple[torch.Tensor, torch.Tensor]:
@@ -78,7 +95,7 @@ def split(frame: KSpaceFrame, n_folds: int, seed: int = 0) -> list[torch.Tensor]
     folds = torch.full(unit.shape, -1)
     if len(order):
         folds = torch.where(unit >= 0, fold_of_unit[unit.clamp_min(0)], folds)
-    found = [folds == j for j in range(n_folds)]
+    found = [folds == j if frame.mask is None else (folds == j) & frame.mask.cpu() for j in range(n_folds)]
     return [fold for fold in found if bool(fold.any())]
 
 
@@ -90,7 +107,7 @@ def _units(frame: KSpaceFrame) -> tuple[torch.Tensor, torch.Tensor]:
             return _numbered(torch.hypot(ky, kx) > CENTRE, torch.hypot(ky, kx))
         return _shots(frame.shot.cpu(), ky, kx)
     mask = frame.mask.cpu()
-    axis = line_axis(mask)
+    axis = axis_of_lines(mask)
     if axis is None:
         radius = torch.hypot(ky, kx)
         return _numbered(mask & (radius > CENTRE), radius)

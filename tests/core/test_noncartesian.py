@@ -1,7 +1,9 @@
 """Sampling off the grid against the explicit sums, on every trajectory and backend."""
 
+import gc
 import importlib.util
 import math
+import weakref
 
 import pytest
 import torch
@@ -106,6 +108,21 @@ def test_more_images_than_fit_one_plan(backend):
     assert torch.allclose(nufft.forward(x)[36], nufft.forward(x[36:])[0], atol=1e-11)
     y = nufft.forward(x)
     assert torch.allclose(nufft.adjoint(y)[35], nufft.adjoint(y[35:36])[0], atol=1e-11)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_transform_goes_with_its_last_user(backend):
+    """Its plans hold megabytes: they must not wait for the cyclic garbage collector."""
+    trajectory, _ = radial(5, (16, 16))
+    nufft = make_nufft(trajectory, (16, 16), backend)
+    nufft.adjoint(nufft.forward(torch.ones(1, 16, 16, dtype=torch.complex64)))
+    alive = weakref.ref(nufft)
+    gc.disable()
+    try:
+        del nufft
+        assert alive() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("kind", ["radial", "spiral", "gaussian"])

@@ -90,8 +90,11 @@ def test_it_reconstructs(result, scan):
 
 
 def test_the_truth_is_within_the_spread(result, scan):
-    assert (result.std > 0).any()
-    assert float(result.std.median()) < 0.1
+    inside = scan.image.abs() > 0.1
+    away = ((result.mean - scan.image.abs()).abs() / result.std)[inside]
+    # three raw samples: two to four times too narrow on average
+    assert 0.2 < float(away.median()) < 5
+    assert float((away < 10).float().mean()) > 0.8
 
 
 def test_the_shipped_defaults_are_coherent(scan, prior):

@@ -327,3 +327,27 @@ def test_spokes_are_left_out_whole(prior):
     frame = KSpaceFrame.noncartesian(clean + noise, traj, (32, 32), None, 0.02, shot)
     result = reconstruct(frame, prior, Settings(**QUICK))
     assert result.uncertainty_method == "calibrated" and (result.std > 0).all()
+
+
+def test_a_missing_sample_makes_no_points_of_lines():
+    """Asymmetric echoes and discarded samples: whole lines are left out, and few central ones stay a lower bound."""
+    lines = torch.zeros(64, dtype=torch.bool)
+    lines[30:35] = True
+    lines[::9] = True
+    whole = lines[:, None].repeat(1, 48)
+    partial = whole.clone()
+    partial[:, :6] = False  # nobody measured these columns
+    partial[9, 20] = False
+    partial[27, 6:12] = False
+    kspace = torch.ones(2, 64, 48, dtype=torch.complex64)
+    frames = [KSpaceFrame.cartesian(kspace, mask, 0.1) for mask in (whole, partial)]
+    assert [sampling_of(frame) for frame in frames] == [Sampling.LINES] * 2
+    folds = [split(frame, 3) for frame in frames]
+    for one, other in zip(*folds, strict=True):
+        assert torch.equal(one.any(1), other.any(1))
+        assert not (other & ~partial).any()
+    errors = [torch.full((int(fold.sum()),), 0.5, dtype=torch.float64) for fold in folds[1]]
+    assert fit(frames[1], folds[1], errors, 0.1).untested == 1.0
+    assert sampling_of(KSpaceFrame.cartesian(kspace, whole.T.repeat(2, 1)[:64, :48], 0.1)) is Sampling.LINES
+    points = torch.rand(64, 48, generator=torch.Generator().manual_seed(0)) < 0.3
+    assert sampling_of(KSpaceFrame.cartesian(kspace, points, 0.1)) is Sampling.POINTS

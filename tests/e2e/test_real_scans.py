@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.skipif(not DATA.is_dir(), reason="the real scans are not here (set POGMDM_DATA)"),
 ]
 
-QUICK = ["sampler.n_samples=2", "sampler.n_steps=3", "sampler.map_steps=8", "coils.newton_steps=9"]
+QUICK = ["preset=fast", "sampler.map_steps=8", "coils.newton_steps=9"]
 SCANS = {
     "pulseq_brain16_R4": (128, 128),
     "espirit_brain8_R4": (230, 180),
@@ -59,6 +59,9 @@ def test_image_and_std_of_a_recorded_scan(name, tmp_path):
         assert image.meta["POGMDM_Status"] == "ok"
         assert image.meta["POGMDM_Trajectory"] == "cartesian"
     assert images[10].data.max() > 0
+    if name == "virtual_shepp4_R2":  # its noise scan is of another scale; the spread in air is 5 to 6
+        assert "NOISE_SCALE_MISMATCH" in images[10].meta["POGMDM_Warnings"]
+        assert 2 < float(np.median(images[10].data)) < 15
     assert images[10].meta["GADGETRON_DataRole"] == "STD_MAP"
     # same way up as the adjoint image: every flip or transpose correlates less
     adjoint = adjoint_of(name)
@@ -72,7 +75,10 @@ def test_image_and_std_of_a_recorded_scan(name, tmp_path):
     assert all(upright > similarity(flipped) for flipped in (found[::-1], found[:, ::-1], found[::-1, ::-1]))
 
 
-@pytest.mark.parametrize(("name", "bart"), [("pulseq_brain16", 29.11), ("espirit_brain8", 32.10)])
+@pytest.mark.parametrize(
+    ("name", "bart"),
+    [("pulseq_brain16", 29.11), pytest.param("espirit_brain8", 32.10, marks=pytest.mark.slow)],
+)
 def test_quality_on_brains(name, bart, tmp_path):
     """At least 6 dB over zero-filling and above BART 0.8 nlinv at its best Newton step (figures measured once)."""
     image = replay(f"{name}_R4", tmp_path / "out.h5", ["preset=fast"])[1].data[0, 0]

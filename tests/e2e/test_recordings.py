@@ -10,7 +10,7 @@ from helpers.peer import configuration, run_in_process, stream
 import gadget
 from gadget.replay_input import open_scan
 
-pytestmark = [pytest.mark.e2e, pytest.mark.fault("F76")]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.fault("F76")]
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,6 +9,7 @@ from gadget.classify import Kind, classify
 from gadget.errors import DataError
 from gadget.frames import FrameKey
 from gadget.header import read_geometry
+from gadget.sliding import SlidingBuffer
 
 
 def feed(scan, acquisitions=None, trigger="auto", **limits):
@@ -383,3 +384,26 @@ def test_the_noise_scan_may_be_of_another_measurement():
     acquisitions[0].measurement_uid = 3
     _, out = feed(scan, acquisitions)
     assert "MEASUREMENT_CHANGED" not in out[0][1].warnings
+
+
+@pytest.mark.fault("F41")
+@pytest.mark.parametrize("sliding", [False, True])
+def test_noise_of_two_measurements_is_not_pooled(sliding):
+    """Frames of the one are handed out before the noise of the other takes its place."""
+    scan = Scan(acceleration=1, last_flags=False, first_flags=False)
+    first, second = scan.acquisitions(), scan.acquisitions()
+    for acq in first:
+        acq.measurement_uid = 7
+    for acq in second:
+        acq.measurement_uid = 8
+    geometry = read_geometry(scan.header())
+    buffer = SlidingBuffer(geometry, "auto", ByteBudget(), 10, 5) if sliding else AcquisitionBuffer(geometry)
+    for acq in first[:-1]:  # one line is missing, so that nothing completes the frame
+        assert buffer.add(acq) == []
+    (frame,) = buffer.add(second[0])
+    assert [acq.measurement_uid for acq in buffer.noise] == [7]  # to whiten that frame with
+    assert len(frame.heads) == scan.ny - 1
+    before, held = buffer.noise, buffer.budget.held
+    assert buffer.add(second[1]) == []
+    assert [acq.measurement_uid for acq in buffer.noise] == [8] and buffer.noise is not before
+    assert buffer.budget.held < held + 10_000

@@ -95,13 +95,13 @@ def test_header_without_encoding():
 @pytest.mark.parametrize(
     ("change", "code", "field"),
     [
-        ({"ex": 0}, 214, "encodedSpace.matrixSize.x is '0', expected an integer 8..2048"),
+        ({"ex": 0}, 214, "encodedSpace.matrixSize.x is 0, expected an integer 8..2048"),
         ({"ey": -3}, 214, "encodedSpace.matrixSize.y"),
-        ({"rx": "sixtyfour"}, 214, "reconSpace.matrixSize.x is 'sixtyfour', expected an integer 8..1024"),
-        ({"ry": 999999999}, 214, "reconSpace.matrixSize.y is '999999999'"),
+        ({"rx": "sixtyfour"}, 214, "reconSpace.matrixSize.x is not a number, expected an integer 8..1024"),
+        ({"ry": 999999999}, 214, "reconSpace.matrixSize.y is 999999999"),
         ({"ez": 2000}, 204, "encodedSpace.matrixSize.z is 2000"),
         ({"efx": 0}, 215, "encodedSpace.fieldOfView_mm.x"),
-        ({"rfy": "NaN"}, 215, "reconSpace.fieldOfView_mm.y is 'nan'"),
+        ({"rfy": "NaN"}, 215, "reconSpace.fieldOfView_mm.y is nan"),
         ({"rfx": "1e9"}, 215, "reconSpace.fieldOfView_mm.x is 1e"),
     ],
 )
@@ -187,3 +187,11 @@ def test_a_bad_patient_field_is_repeated_nowhere(recwarn, capfd):
     clean_header(spoilt)
     assert [str(w.message) for w in recwarn] == []
     assert "ZZPATIENTZZ" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.fault("F64", "F19")
+@pytest.mark.parametrize("element", ["ex", "ey", "efx", "rfy"])
+def test_a_name_where_a_number_should_be_is_not_repeated(element, caplog):
+    with pytest.raises(HeaderError, match="is not a number") as refused:
+        read_geometry(Scan(overrides={element: CANARY}).header())
+    assert CANARY not in str(refused.value) + caplog.text
