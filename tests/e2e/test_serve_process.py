@@ -173,7 +173,7 @@ def test_a_fire_client_is_told_how_far_it_is(service):
 @pytest.mark.parametrize("hang_up", [reset, close])
 def test_a_server_that_hangs_up_in_the_last_slice_cancels_its_child(hang_up):
     scan = Scan(acceleration=2, n_slices=2)
-    several = {**SMALL, "sampler.n_steps": 300, "sampler.n_samples": 64}
+    several = {**SMALL, "sampler.n_steps": 50, "sampler.n_samples": 16}
     with socket.create_server(("localhost", 0)) as server:
         command = [sys.executable, "-m", "gadgetron", str(server.getsockname()[1]), "gadget", "pogmdm_recon"]
         child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -184,7 +184,7 @@ def test_a_server_that_hangs_up_in_the_last_slice_cancels_its_child(hang_up):
         while not log or "slice 1: 4 channels, 40x48" not in log[-1]:
             log.append(child.stderr.readline())
             assert log[-1], log
-        time.sleep(0.5)
+        time.sleep(0.2)
         sock.setblocking(False)  # read what has come: closing with data unread would be a reset
         with contextlib.suppress(BlockingIOError):
             while sock.recv(1 << 20):
