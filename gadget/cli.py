@@ -153,7 +153,13 @@ def _add_serve(commands: Any) -> None:
         default="127.0.0.1",
         help="address to listen on (default: %(default)s, this machine only; :: is all IPv4 and IPv6)",
     )
-    parser.add_argument("--port", type=int, default=18000, help="TCP port (default: %(default)s)")
+    parser.add_argument(
+        "--port",
+        type=_count(0, 65535),
+        default=18000,
+        metavar="N",
+        help="TCP port (default: %(default)s; 0: any free one)",
+    )
     parser.add_argument(
         "--queue",
         type=_count(0, 1000),

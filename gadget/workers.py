@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
 from gadget import logs
@@ -155,6 +155,8 @@ class Worker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        with contextlib.suppress(ValueError):  # the thread that reads them is about to see their end
+            self._lines.close()
         self._control.close()
 
     def _ending(self) -> str:
@@ -164,7 +166,7 @@ class Worker:
             return "it hangs"
         return signal.Signals(-status).name if status < 0 else f"exit status {status}"
 
-    def _read_lines(self) -> Iterator[str]:
+    def _read_lines(self) -> Generator[str, None, None]:
         """What it tells, until it is gone."""
         with self._control.makefile("r", encoding="utf-8") as stream, contextlib.suppress(OSError):
             for line in stream:

@@ -40,6 +40,7 @@ def service():
     status, seconds = one.end(signal.SIGTERM)
     assert status == 0, one.log
     assert seconds < 3
+    assert "ResourceWarning" not in "".join(one.log)
 
 
 def played(service, slices, timeout=30):
