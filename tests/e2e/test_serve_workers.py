@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from helpers.mrd_factory import Scan
 from helpers.peer import run_client, stream
-from test_serve_process import Service
+from helpers.service import Service
 
 pytestmark = pytest.mark.e2e
 

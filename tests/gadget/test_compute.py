@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fakes import core, reconstruct
+from helpers.fake_core import core, reconstruct
+from helpers.frames import prepared_of
 from helpers.mrd_factory import Scan
-from test_prepare import prepared_of
 
 from gadget.compute import Deadline, compute
 from gadget.errors import ComputeError, TransportError

@@ -6,9 +6,9 @@ import numpy as np
 import pydicom
 import pytest
 import torch
+from helpers.frames import emitted
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
-from test_emit import emitted
 
 from gadget.integer_pixels import LARGEST, PixelScale
 

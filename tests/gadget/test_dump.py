@@ -5,7 +5,7 @@ import stat
 
 import numpy as np
 import pytest
-from fakes import core
+from helpers.fake_core import core
 from helpers.mrd_factory import CANARY, Scan, radial_scan
 from helpers.peer import configuration, item_message, run_in_process, stream
 

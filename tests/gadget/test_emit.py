@@ -4,11 +4,11 @@ import ismrmrd
 import numpy as np
 import pytest
 import torch
-from fakes import load_prior, reconstruct
+from helpers.fake_core import reconstruct
+from helpers.frames import emitted, prepared_of
 from helpers.mrd_factory import Scan
-from test_prepare import prepared_of
 
-from gadget.emit import Emitter, number_of_frame
+from gadget.emit import number_of_frame
 from gadget.errors import OutputError
 from gadget.frames import FrameKey
 from gadget.grid import to_recon_complex, to_recon_linear
@@ -33,16 +33,6 @@ RULES = {
     "field_of_view": lambda ref: [96.0, 80.0, 5.0],
     "data_type": lambda ref: ismrmrd.DATATYPE_FLOAT,
 }
-
-
-def emitted(scan=None, result_changes=None, **settings):
-    prepared = prepared_of(scan or Scan())
-    config = load(properties={"sampler.n_samples": "3", **settings})
-    result = reconstruct(prepared.frame, None, config)
-    for name, value in (result_changes or {}).items():
-        object.__setattr__(result, name, value)
-    emitter = Emitter(config, load_prior())
-    return prepared, result, emitter, emitter.images(result, prepared)
 
 
 def plain(value):

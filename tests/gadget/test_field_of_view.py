@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers.frames import prepared as off_grid
+from helpers.frames import prepared_of
 from helpers.mrd_factory import radial_scan
 from helpers.peer import configuration, run_in_process, stream
-from test_prepare import prepared_of
-from test_trajectory import prepared_of as off_grid
 
 from gadget.field_of_view import LARGER, FieldOfView
 from gadget.settings import load

@@ -2,9 +2,8 @@ import ismrmrd
 import numpy as np
 import pytest
 import torch
+from helpers.frames import emitted, prepared_of
 from helpers.mrd_factory import Scan
-from test_emit import emitted
-from test_prepare import prepared_of
 
 from gadget.emit import Emitter
 from gadget.errors import OutputError

@@ -8,7 +8,7 @@ import time
 from functools import partial
 
 import pytest
-from fakes import core
+from helpers.fake_core import core
 from helpers.mrd_factory import Scan
 from helpers.peer import fire_stream, run_client, stream
 

@@ -2,30 +2,13 @@ import ismrmrd
 import numpy as np
 import pytest
 import torch
+from helpers.frames import prepared_of, with_channels
 from helpers.mrd_factory import Scan
 
-from gadget.buffer import AcquisitionBuffer
 from gadget.errors import DataError
-from gadget.header import read_geometry
 from gadget.placement import sample_columns
-from gadget.prepare import channels_of, make_whitener, prepare
-from gadget.settings import load
+from gadget.prepare import channels_of, make_whitener
 from pogmdm_core.noise import estimate_frame_noise
-
-
-def frames_of(scan, acquisitions=None):
-    geometry = read_geometry(scan.header())
-    buffer = AcquisitionBuffer(geometry)
-    frames = [f for acq in (acquisitions or scan.acquisitions()) for f in buffer.add(acq)] + buffer.flush()
-    return geometry, buffer, frames
-
-
-def prepared_of(scan, acquisitions=None, **settings):
-    geometry, buffer, frames = frames_of(scan, acquisitions)
-    config = load(properties=settings)
-    n_coils = frames[0].data.shape[1]
-    whitener = make_whitener(buffer.noise, n_coils, config.noise.whiten, geometry.noise_bandwidth)
-    return prepare(frames[0], whitener, config)
 
 
 def centred_fft(images):
@@ -149,14 +132,6 @@ def test_whitening_on_needs_a_noise_scan_and_off_ignores_it():
     off = prepared_of(Scan(), **{"noise.whiten": "off"})
     assert not off.whitened
     assert off.frame.noise_std is None
-
-
-def with_channels(acq, numbers, numbered=None):
-    """The readout with only some of its channels, numbered as they were, or otherwise."""
-    head = acq.getHead()
-    head.active_channels, head.available_channels = len(numbers), len(numbers)
-    head.channel_mask[0] = sum(1 << number for number in numbered or numbers)
-    return ismrmrd.Acquisition(head, data=np.ascontiguousarray(acq.data[list(numbers)]))
 
 
 @pytest.mark.fault("F32")

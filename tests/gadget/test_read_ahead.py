@@ -4,7 +4,7 @@ import threading
 import time
 
 import pytest
-from fakes import core, reconstruct
+from helpers.fake_core import core, reconstruct
 from helpers.mrd_factory import Scan
 from helpers.peer import configuration, item_message, run_client, run_in_process, stream, text_message
 

@@ -1,29 +1,22 @@
 """Recorded scans through reading, buffering and preparing; the reconstruction has tests of its own."""
 
+import contextlib
+
 import ismrmrd
 import numpy as np
 import pytest
 import torch
-from fakes import zero_filled
+from helpers.fake_core import zero_filled
+from helpers.frames import prepared
 
-from gadget.buffer import AcquisitionBuffer
 from gadget.grid import to_recon_linear
-from gadget.header import read_geometry
-from gadget.prepare import make_whitener, prepare
-from gadget.settings import load
 from pogmdm_core.noise_check import against_kspace
 
 
 def prepared_of(path):
-    data = ismrmrd.Dataset(str(path), "dataset", create_if_needed=False)
-    geometry = read_geometry(data.read_xml_header())
-    buffer = AcquisitionBuffer(geometry)
-    frames = [f for i in range(data.number_of_acquisitions()) for f in buffer.add(data.read_acquisition(i))]
-    data.close()
-    assert buffer.flush() == []
-    (frame,) = frames
-    whitener = make_whitener(buffer.noise, frame.data.shape[1], "auto", geometry.noise_bandwidth)
-    return prepare(frame, whitener, load())
+    with contextlib.closing(ismrmrd.Dataset(str(path), "dataset", create_if_needed=False)) as data:
+        readouts = [data.read_acquisition(i) for i in range(data.number_of_acquisitions())]
+        return prepared(data.read_xml_header(), readouts)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import gadgetron.types.recon_data as wire
 import ismrmrd
 import numpy as np
 import pytest
-from fakes import core
 from gadgetron.types.recon_data import SamplingDescription
+from helpers.fake_core import core
 from helpers.mrd_factory import Scan
 from helpers.peer import configuration, item_message, run_in_process, stream
 

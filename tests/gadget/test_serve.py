@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from fakes import core, load_prior, reconstruct
+from helpers.fake_core import core, load_prior, reconstruct
 from helpers.mrd_factory import CANARY, Scan
 from helpers.peer import (
     CONFIG,

@@ -7,10 +7,10 @@ import ismrmrd
 import numpy as np
 import pytest
 import torch
-from fakes import core, load_prior, reconstruct
+from helpers.fake_core import core, load_prior, reconstruct
+from helpers.frames import with_channels
 from helpers.mrd_factory import CANARY, Scan, radial_scan
 from helpers.peer import configuration, item_message, run_in_process, stream
-from test_prepare import with_channels
 
 import gadget
 import gadget.target

@@ -4,6 +4,7 @@ import ismrmrd
 import numpy as np
 import pytest
 import torch
+from helpers.frames import prepared as prepared_of
 from helpers.mrd_factory import radial_scan
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,22 +12,11 @@ from hypothesis import strategies as st
 from gadget.buffer import AcquisitionBuffer
 from gadget.errors import DataError
 from gadget.header import read_geometry
-from gadget.prepare import make_whitener, prepare
-from gadget.settings import load
 from gadget.trajectory import _columns, _unit
 from pogmdm_core import zero_filled
 from pogmdm_core.trajectories import radial
 
 UNITS = {"normalized": lambda n: 1 / n, "radians": lambda n: 2 * np.pi / n, "per_fov": lambda n: 1.0}
-
-
-def prepared_of(header, acquisitions, **properties):
-    geometry = read_geometry(header)
-    buffer = AcquisitionBuffer(geometry)
-    frames = [f for acq in acquisitions for f in buffer.add(acq)] + buffer.flush()
-    config = load(properties=properties)
-    whitener = make_whitener(buffer.noise, frames[0].data.shape[1], config.noise.whiten, geometry.noise_bandwidth)
-    return prepare(frames[0], whitener, config)
 
 
 def with_columns(acquisitions, change):

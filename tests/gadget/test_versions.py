@@ -16,9 +16,9 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "messages.npz"
 def messages():
     """Readouts as a sender makes them, and the image and std that leave, as bytes of the wire."""
     import torch
+    from helpers.frames import emitted
     from helpers.mrd_factory import Scan
     from helpers.peer import item_message
-    from test_emit import emitted
 
     scan = Scan(nx=16, ny=12, n_coils=2, oversampling=1, noise_std=0.0, noise_scan=False)
     pixels = torch.arange(192, dtype=torch.float32).reshape(12, 16) / 7

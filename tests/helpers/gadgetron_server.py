@@ -15,6 +15,8 @@ import ismrmrd
 import numpy as np
 from gadgetron.external import constants as wire
 
+from helpers.exact import reader
+
 
 class Drop:
     """End the connection here, without CLOSE and without reading on."""
@@ -166,16 +168,7 @@ class GadgetronServer:
 
     def _serve(self, sock: socket.socket, received: Received) -> bool:
         """Read up to the client's CLOSE and answer; says whether CLOSE is due."""
-
-        def read(n: int) -> bytes:
-            data = b""
-            while len(data) < n:
-                part = sock.recv(n - len(data))
-                if not part:
-                    raise EOFError
-                data += part
-            return data
-
+        read = reader(sock)
         is_echo = False
         while True:
             (ident,) = wire.GadgetMessageIdentifier.unpack(read(2))

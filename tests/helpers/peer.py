@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 
 import ismrmrd
 
+from helpers.exact import reader
+
 CONFIG_FILE, CONFIG, HEADER, CLOSE, TEXT, ERROR = 1, 2, 3, 4, 5, 8
 ACQUISITION, IMAGE, WAVEFORM = 1008, 1022, 1026
 
@@ -81,16 +83,7 @@ class Outcome:
 
 def _collect(sock: socket.socket, outcome: Outcome) -> None:
     """Read messages until CLOSE or the end."""
-
-    def read(n: int) -> bytes:
-        data = b""
-        while len(data) < n:
-            chunk = sock.recv(n - len(data))
-            if not chunk:
-                raise EOFError
-            data += chunk
-        return data
-
+    read = reader(sock)
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             (mid,) = struct.unpack("<H", read(2))

@@ -1,0 +1,54 @@
+"""A scan as the gadget prepares it, and the images it makes of it: the middle of the chain, without a socket."""
+
+from __future__ import annotations
+
+import ismrmrd
+import numpy as np
+
+from gadget.buffer import AcquisitionBuffer
+from gadget.emit import Emitter
+from gadget.header import read_geometry
+from gadget.prepare import prepare, whitener_for
+from gadget.settings import load
+from helpers.fake_core import load_prior, reconstruct
+from helpers.mrd_factory import Scan
+
+
+def frames_of(header, acquisitions):
+    """Geometry, buffer, and the frames it makes."""
+    geometry = read_geometry(header)
+    buffer = AcquisitionBuffer(geometry)
+    frames = [frame for acq in acquisitions for frame in buffer.add(acq)] + buffer.flush()
+    return geometry, buffer, frames
+
+
+def prepared(header, acquisitions, **settings):
+    """The first frame, prepared."""
+    geometry, buffer, frames = frames_of(header, acquisitions)
+    config = load(properties=settings)
+    whitener = whitener_for(frames[0], buffer.noise, config.noise.whiten, geometry.noise_bandwidth)
+    return prepare(frames[0], whitener, config)
+
+
+def prepared_of(scan, acquisitions=None, **settings):
+    """The first frame of a simulated scan, prepared."""
+    return prepared(scan.header(), acquisitions or scan.acquisitions(), **settings)
+
+
+def with_channels(acq, numbers, numbered=None):
+    """The readout with only some of its channels, numbered as they were, or otherwise."""
+    head = acq.getHead()
+    head.active_channels, head.available_channels = len(numbers), len(numbers)
+    head.channel_mask[0] = sum(1 << number for number in numbered or numbers)
+    return ismrmrd.Acquisition(head, data=np.ascontiguousarray(acq.data[list(numbers)]))
+
+
+def emitted(scan=None, result_changes=None, **settings):
+    """A scan prepared, the fake result, the emitter and its images."""
+    made = prepared_of(scan or Scan())
+    config = load(properties={"sampler.n_samples": "3", **settings})
+    result = reconstruct(made.frame, None, config)
+    for name, value in (result_changes or {}).items():
+        object.__setattr__(result, name, value)
+    emitter = Emitter(config, load_prior())
+    return made, result, emitter, emitter.images(result, made)
