@@ -18,7 +18,7 @@ import sys
 _RECONSTRUCT = """
 import sys, time, torch
 from pogmdm_core import KSpaceFrame, Settings, load_prior, reconstruct
-from pogmdm_core.phantom import Phantom
+from pogmdm_core.measurement.phantom import Phantom
 n = int(sys.argv[1])
 image = Phantom.head(8, 0, 1.0).truth((n, n)).to(torch.complex64)
 kspace = torch.fft.fftshift(torch.fft.fft2(image, norm="ortho")).expand(8, n, n).contiguous()

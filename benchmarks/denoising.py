@@ -29,11 +29,11 @@ import torch
 from skimage.restoration import denoise_tv_chambolle
 
 from gadget.evaluate.data import read_full_scan
-from gadget.image_files import read_images
-from gadget.train import _read_settings
+from gadget.training.image_files import read_images
+from gadget.training.train import _read_settings
 from pogmdm_core import Prior, load_prior
+from pogmdm_core.prior.training import VALIDATION_LEVELS, TrainingImage, split_by_subject, validation_crops
 from pogmdm_core.prior.weights import shipped_weights
-from pogmdm_core.training import VALIDATION_LEVELS, TrainingImage, split_by_subject, validation_crops
 
 SCANS = ("larson_knee1", "espirit_brain8", "pulseq_brain16")
 OUTSIDE = (0.003, 0.8, 1.5)

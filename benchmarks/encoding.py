@@ -18,10 +18,10 @@ from collections.abc import Callable
 import torch
 
 from pogmdm_core import KSpaceFrame, load_prior
-from pogmdm_core.map_estimate import map_estimate
-from pogmdm_core.operators.encoding import EncodingModel
-from pogmdm_core.operators.noncartesian import NonCartesianFourier
-from pogmdm_core.trajectories import gaussian2d, radial
+from pogmdm_core.estimate.map_estimate import map_estimate
+from pogmdm_core.measurement.encoding import EncodingModel
+from pogmdm_core.measurement.noncartesian import NonCartesianFourier
+from pogmdm_core.measurement.trajectories import gaussian2d, radial
 
 _SPOKES = 20
 

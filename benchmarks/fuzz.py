@@ -25,11 +25,11 @@ import ismrmrd
 import numpy as np
 from gadgetron.types import recon_data
 
-from gadget import settings
-from gadget.handshake import ServedConnection, read_parameters, written_configuration
-from gadget.header import read_geometry
-from gadget.transport import Link
-from gadget.wire import ExactSocket
+from gadget.scan.header import read_geometry
+from gadget.service.handshake import ServedConnection, read_parameters, written_configuration
+from gadget.settings import schema as settings
+from gadget.stream.link import Link
+from gadget.stream.wire import ExactSocket
 from pogmdm_core.errors import PogmdmError
 from pogmdm_core.prior.weights import load_prior, shipped_weights
 

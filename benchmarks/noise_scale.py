@@ -21,16 +21,16 @@ from pathlib import Path
 import ismrmrd
 import numpy as np
 
-from gadget.budget import ByteBudget
-from gadget.buffer import AcquisitionBuffer
 from gadget.evaluate.data import coil_images_of, object_mask
 from gadget.evaluate.metrics import Reference, scaled_psnr, uncertainty_metrics
 from gadget.evaluate.patterns import lines
-from gadget.header import read_geometry
-from gadget.prepare import PreparedFrame, prepare, whitener_for
-from gadget.replay_input import open_scan
-from gadget.settings import load
-from gadget.wire import ACQUISITION
+from gadget.files.scan_file import open_scan
+from gadget.kspace.prepare import PreparedFrame, prepare, whitener_for
+from gadget.scan.buffer import AcquisitionBuffer
+from gadget.scan.header import read_geometry
+from gadget.settings.schema import load
+from gadget.stream.budget import ByteBudget
+from gadget.stream.wire import ACQUISITION
 from pogmdm_core import load_prior, reconstruct
 
 

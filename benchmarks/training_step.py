@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gadget.train import _read_settings
-from pogmdm_core.prior.experts import GridMixtureExperts
+from gadget.training.train import _read_settings
+from pogmdm_core.prior.grid_mixture import GridMixtureExperts
 from pogmdm_core.prior.scale_mixture import ScaleMixtureExperts
-from pogmdm_core.training import Trainer, TrainingImage, TrainingSettings
+from pogmdm_core.prior.training import Trainer, TrainingImage, TrainingSettings
 
 Score = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 

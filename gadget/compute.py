@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from gadget import logs
 from gadget.errors import ComputeError, TransportError
-from gadget.prepare import compressed
+from gadget.kspace.prepare import compressed
 
 if TYPE_CHECKING:
-    from gadget.frames import FrameKey
-    from gadget.settings import GadgetSettings
+    from gadget.scan.frames import FrameKey
+    from gadget.settings.schema import GadgetSettings
     from pogmdm_core import KSpaceFrame, ReconResult
-    from pogmdm_core.warm_start import WarmStart
+    from pogmdm_core.estimate.joint_start import WarmStart
 
 _FEWEST_CHANNELS = 4
 _LADDER = ("SMALLER_BATCH", "FEWER_CHANNELS", "ON_CPU")

@@ -13,16 +13,16 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from gadget import logs
-from gadget.cancel import Cancelled, cancel_on_signals
 from gadget.errors import coded
-from gadget.transport import Link, RawMessage
+from gadget.stream.cancel import Cancelled, cancel_on_signals
+from gadget.stream.link import Link, RawMessage
 
 if TYPE_CHECKING:
-    from gadget.buffer import AcquisitionBuffer
-    from gadget.field_of_view import FieldOfView
-    from gadget.frames import AcquiredFrame
-    from gadget.prepare import PreparedFrame
-    from gadget.settings import GadgetSettings
+    from gadget.kspace.field_of_view import FieldOfView
+    from gadget.kspace.prepare import PreparedFrame
+    from gadget.scan.buffer import AcquisitionBuffer
+    from gadget.scan.frames import AcquiredFrame
+    from gadget.settings.schema import GadgetSettings
     from pogmdm_core import ReconResult
 
 
@@ -42,7 +42,7 @@ def pogmdm_recon(connection: Any) -> None:
     """
 
     def start() -> tuple[GadgetSettings, Any]:
-        from gadget.settings import from_xml
+        from gadget.settings.schema import from_xml
 
         raw = connection.raw_bytes
         return from_xml(raw.config or b""), connection.header or raw.header
@@ -91,15 +91,15 @@ def run_scan(link: Link, start: Callable[[], tuple[GadgetSettings, Any]]) -> Non
 
 def reconstruct_scan(link: Link, settings: GadgetSettings, header: Any) -> None:
     """Geometry, then frame by frame: prepare, reconstruct, send."""
-    from gadget.budget import ByteBudget
-    from gadget.buffer import AcquisitionBuffer
     from gadget.compute import compute
-    from gadget.dump import dumped
-    from gadget.emit import Emitter
-    from gadget.field_of_view import FieldOfView
-    from gadget.header import read_geometry
-    from gadget.prepare import channels_of, prepare, whitener_for
-    from gadget.sliding import SlidingBuffer
+    from gadget.images.emit import Emitter
+    from gadget.kspace.field_of_view import FieldOfView
+    from gadget.kspace.prepare import channels_of, prepare, whitener_for
+    from gadget.scan.buffer import AcquisitionBuffer
+    from gadget.scan.dump import dumped
+    from gadget.scan.header import read_geometry
+    from gadget.scan.sliding import SlidingBuffer
+    from gadget.stream.budget import ByteBudget
 
     log = logs.configure(settings.log)
     limits = settings.limits
@@ -142,9 +142,9 @@ def frames(link: Link, buffer: AcquisitionBuffer, items: Iterable[Any]) -> Itera
 
     When the stream ends without CLOSE, frames that have all their lines still come before the error (E401).
     """
-    from gadget.classify import Kind
     from gadget.errors import TransportError
-    from gadget.recon_data import frames_of
+    from gadget.scan.classify import Kind
+    from gadget.stream.recon_data import frames_of
 
     n_frames = n_passed = 0
     try:

@@ -18,7 +18,7 @@ from pogmdm_core import checks
 from pogmdm_core.errors import DataError
 
 if TYPE_CHECKING:
-    from pogmdm_core.warm_start import WarmStart
+    from pogmdm_core.estimate.joint_start import WarmStart
 
 GAUSSIAN_FACTORS: Mapping[float, float] = {0.5: 0.6745, 0.8: 1.2816, 0.95: 1.9600}
 

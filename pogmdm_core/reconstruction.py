@@ -11,29 +11,29 @@ from dataclasses import replace
 
 import torch
 
-from pogmdm_core.density import gridded_coil_images
 from pogmdm_core.errors import ComputeError, ConfigError, HeaderError
-from pogmdm_core.frame import GAUSSIAN_FACTORS, KSpaceFrame, ReconResult, SamplerStatus
-from pogmdm_core.judged_map import judged_map
-from pogmdm_core.map_estimate import level_for
-from pogmdm_core.noise_check import MODEL_ERROR, TOO_LOUD, NoiseLevel, against_fit, against_kspace
-from pogmdm_core.operators.encoding import EncodingModel, root_sum_of_squares
-from pogmdm_core.operators.fourier import fourier_operator
-from pogmdm_core.posterior import RunningMoments
-from pogmdm_core.prior.model import Prior
-from pogmdm_core.restarts import draw_with_restarts
-from pogmdm_core.run import ProgressHook, Run, StopHook
-from pogmdm_core.sampler import Diverged, sample
-from pogmdm_core.settings import SamplerSettings, Settings
-from pogmdm_core.uncertainty.combine import Uncertainty, combine
-from pogmdm_core.uncertainty.folds import sampling_of
-from pogmdm_core.warm_start import (
+from pogmdm_core.estimate.joint_start import (
     WarmStart,
     acs_start,
     nlinv,
     smooth_phase_into_coils,
     zero_filled_start,
 )
+from pogmdm_core.estimate.map_estimate import level_for
+from pogmdm_core.estimate.samplers.loop import Diverged, sample
+from pogmdm_core.estimate.samplers.restarts import draw_with_restarts
+from pogmdm_core.frame import GAUSSIAN_FACTORS, KSpaceFrame, ReconResult, SamplerStatus
+from pogmdm_core.measurement.density import gridded_coil_images
+from pogmdm_core.measurement.encoding import EncodingModel, root_sum_of_squares
+from pogmdm_core.measurement.fourier import fourier_operator
+from pogmdm_core.measurement.noise_check import MODEL_ERROR, TOO_LOUD, NoiseLevel, against_fit, against_kspace
+from pogmdm_core.posterior import RunningMoments
+from pogmdm_core.prior.model import Prior
+from pogmdm_core.run import ProgressHook, Run, StopHook
+from pogmdm_core.settings import SamplerSettings, Settings
+from pogmdm_core.uncertainty.combine import Uncertainty, combine
+from pogmdm_core.uncertainty.judged_map import judged_map
+from pogmdm_core.uncertainty.leave_out import sampling_of
 
 _SCALE_QUANTILE = 0.999
 _MIN_MATRIX = 8  # along each axis, as the gadget demands of headers

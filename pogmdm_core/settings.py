@@ -1,6 +1,6 @@
 """Settings of the reconstruction: one frozen schema, documented field by field.
 
-`gadget.settings` extends the same schema with what concerns the scanner side, so there is one
+`gadget.settings.schema` extends the same schema with what concerns the scanner side, so there is one
 set of names from XML property to sampler.
 """
 

@@ -15,8 +15,8 @@ from pogmdm_core import KSpaceFrame
 from pogmdm_core.errors import DataError
 
 if TYPE_CHECKING:
-    from gadget.frames import AcquiredFrame
-    from gadget.prepare import PreparedFrame
+    from gadget.kspace.prepare import PreparedFrame
+    from gadget.scan.frames import AcquiredFrame
 
 _OBJECT = 0.06  # of the smoothed reference's 99th percentile
 _ID_BYTES = 2
@@ -56,7 +56,7 @@ def read_full_scan(path: Path, group: str = "dataset") -> FullScan:
             "evaluate undersamples by itself; give it the full scan.",
         )
     if frame.noise_std is None:
-        from pogmdm_core.noise import estimate_frame_noise
+        from pogmdm_core.measurement.noise import estimate_frame_noise
 
         frame = replace(frame, noise_std=estimate_frame_noise(frame) or None)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -67,13 +67,13 @@ def read_frame(path: Path, group: str = "dataset") -> PreparedFrame:
     """First frame of a scan as the gadget prepares it."""
     import ismrmrd
 
-    from gadget.budget import ByteBudget
-    from gadget.buffer import AcquisitionBuffer
-    from gadget.header import read_geometry
-    from gadget.prepare import prepare, whitener_for
-    from gadget.replay_input import open_scan
-    from gadget.settings import load
-    from gadget.wire import ACQUISITION
+    from gadget.files.scan_file import open_scan
+    from gadget.kspace.prepare import prepare, whitener_for
+    from gadget.scan.buffer import AcquisitionBuffer
+    from gadget.scan.header import read_geometry
+    from gadget.settings.schema import load
+    from gadget.stream.budget import ByteBudget
+    from gadget.stream.wire import ACQUISITION
 
     settings = load()
     frames: list[AcquiredFrame] = []
@@ -103,7 +103,7 @@ def reference_of(frame: KSpaceFrame) -> Reference:
 
 def coil_images_of(frame: KSpaceFrame) -> np.ndarray:
     """Coil images of full data, complex64 `(coil, y, x)`."""
-    from pogmdm_core.operators.fourier import centred_ifft
+    from pogmdm_core.measurement.fourier import centred_ifft
 
     return np.asarray(centred_ifft(frame.kspace).numpy())
 

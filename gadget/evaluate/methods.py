@@ -19,13 +19,13 @@ from gadget.evaluate import peers, sigpy_peer
 from gadget.evaluate.metrics import scaled_psnr
 from gadget.evaluate.oracle import best_on_grid
 from gadget.evaluate.truth import Case
-from gadget.settings import GadgetSettings, load
+from gadget.settings.schema import GadgetSettings, load
 from pogmdm_core import KSpaceFrame, ReconResult, load_prior, reconstruct, zero_filled
 from pogmdm_core.errors import ConfigError
-from pogmdm_core.map_estimate import map_estimate
-from pogmdm_core.operators.encoding import EncodingModel
-from pogmdm_core.total_variation import TotalVariation
-from pogmdm_core.warm_start import WarmStart, smooth_phase_into_coils
+from pogmdm_core.estimate.joint_start import WarmStart, smooth_phase_into_coils
+from pogmdm_core.estimate.map_estimate import map_estimate
+from pogmdm_core.measurement.encoding import EncodingModel
+from pogmdm_core.prior.total_variation import TotalVariation
 
 TV_WEIGHTS = tuple(2.0**k * 1e-3 for k in range(-2, 5))  # of the image scale, seven: 2.5e-4 to 0.016
 TV_TOLERANCE = 1e-5

@@ -13,11 +13,12 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from pogmdm_core import KSpaceFrame, trajectories
+from pogmdm_core import KSpaceFrame
 from pogmdm_core.errors import ConfigError
-from pogmdm_core.operators.fourier import centred_fft
-from pogmdm_core.operators.noncartesian import NonCartesianFourier
-from pogmdm_core.trajectories import Trajectory
+from pogmdm_core.measurement import trajectories
+from pogmdm_core.measurement.fourier import centred_fft
+from pogmdm_core.measurement.noncartesian import NonCartesianFourier
+from pogmdm_core.measurement.trajectories import Trajectory
 
 _FIRST_SEED = 42
 _INTERLEAVES = 16

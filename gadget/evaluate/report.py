@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gadget.atomic import complete_file
 from gadget.evaluate import figures, peers, sigpy_peer
 from gadget.evaluate.cache import Job
 from gadget.evaluate.table import Row, differences, mean_by
 from gadget.evaluate.truth import Case
+from gadget.files.atomic import complete_file
 from pogmdm_core import __version__
 
 if TYPE_CHECKING:

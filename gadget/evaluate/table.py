@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gadget.atomic import complete_file
+from gadget.files.atomic import complete_file
 
 Row = Mapping[str, str | float]
 

@@ -18,8 +18,8 @@ from gadget.evaluate.data import FullScan, coil_images_of, object_mask
 from gadget.evaluate.metrics import Reference
 from gadget.evaluate.patterns import undersample
 from pogmdm_core import KSpaceFrame
-from pogmdm_core.operators.encoding import EncodingModel
-from pogmdm_core.warm_start import nlinv
+from pogmdm_core.estimate.joint_start import nlinv
+from pogmdm_core.measurement.encoding import EncodingModel
 
 MODES = ("real", "synthetic", "single")
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from pogmdm_core.prior.experts import GridMixtureExperts
+from pogmdm_core.prior.grid_mixture import GridMixtureExperts
 from pogmdm_core.prior.model import Bank, Experts, Prior
 from pogmdm_core.prior.multiscale import DEFAULT_SCALES, MultiscaleBank, Scale
 from pogmdm_core.prior.scale_mixture import ScaleMixtureExperts

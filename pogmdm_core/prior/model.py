@@ -17,7 +17,7 @@ from collections import OrderedDict
 
 import torch
 
-from pogmdm_core.prior.experts import GridMixtureExperts
+from pogmdm_core.prior.grid_mixture import GridMixtureExperts
 from pogmdm_core.prior.multiscale import MultiscaleBank
 from pogmdm_core.prior.scale_mixture import ScaleMixtureExperts
 from pogmdm_core.prior.shearlets import ShearletBank

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from pogmdm_core.frame import KSpaceFrame
-from pogmdm_core.uncertainty.folds import CENTRE, axis_of_lines, grid_positions, line_positions, positions
+from pogmdm_core.uncertainty.leave_out import CENTRE, axis_of_lines, grid_positions, line_positions, positions
 
 N_BANDS = 10
 _FREQUENCY = 0.1  # cycles/pixel, where f counts as 1

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 
 from pogmdm_core.frame import KSpaceFrame
-from pogmdm_core.operators.encoding import EncodingModel
+from pogmdm_core.measurement.encoding import EncodingModel
 from pogmdm_core.uncertainty.error_spectrum import ErrorSpectrum, fit
-from pogmdm_core.uncertainty.folds import positions
+from pogmdm_core.uncertainty.leave_out import positions
 
 _PARTS, _ENOUGH_VALUES = 10, 200  # a mean square of so many complex values is known to 7 %
 _WRONG = 1.1  # ratio of the noise to what the best predicted samples leave room for: less is no evidence

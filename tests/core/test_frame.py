@@ -6,7 +6,7 @@ import torch
 
 from pogmdm_core.errors import DataError
 from pogmdm_core.frame import KSpaceFrame, Progress, SamplerStatus
-from pogmdm_core.trajectories import radial
+from pogmdm_core.measurement.trajectories import radial
 
 KSPACE = torch.ones(3, 8, 6, dtype=torch.complex64)
 MASK = torch.zeros(8, 6, dtype=torch.bool)

@@ -17,10 +17,10 @@ from pogmdm_core import (
     zero_filled,
 )
 from pogmdm_core.errors import HeaderError
+from pogmdm_core.estimate.joint_start import nlinv
 from pogmdm_core.prior.model import Prior
 from pogmdm_core.prior.weights import shipped_weights
 from pogmdm_core.reconstruction import image_scale
-from pogmdm_core.warm_start import nlinv
 
 IMAGES = ("image", "std", "mean", "map", "phase", "csm", "samples")
 QUICK = {"n_samples": 3, "n_steps": 4, "map_steps": 20, "device": "cpu", "uncertainty": {"method": "samples"}}

@@ -7,10 +7,10 @@ from helpers.peer import run_in_process, stream
 from helpers.upstream import is_noise, noise_adjust, recon_data, remove_oversampling
 
 import gadget
-from gadget.configs import gadget_configuration
-from gadget.header import to_xml
-from gadget.phantom_mrd import write_phantom
-from gadget.phantom_sampling import ScanPlan
+from gadget.phantom.sampling import ScanPlan
+from gadget.phantom.write import write_phantom
+from gadget.scan.header import to_xml
+from gadget.settings.configs import gadget_configuration
 
 pytestmark = [pytest.mark.e2e, pytest.mark.fault("F76")]
 

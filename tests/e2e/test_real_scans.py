@@ -15,7 +15,7 @@ from gadget.cli import main
 from gadget.evaluate import peers
 from gadget.evaluate.data import read_frame, read_full_scan
 from gadget.evaluate.metrics import scaled_psnr
-from gadget.grid import to_recon_linear
+from gadget.images.recon_space import to_recon_linear
 from pogmdm_core import zero_filled
 
 DATA = Path(os.environ.get("POGMDM_DATA", Path(__file__).parents[2].parent / "shared" / "data")) / "mrd"

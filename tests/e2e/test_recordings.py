@@ -8,7 +8,7 @@ import pytest
 from helpers.peer import configuration, run_in_process, stream
 
 import gadget
-from gadget.replay_input import open_scan
+from gadget.files.scan_file import open_scan
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.fault("F76")]
 

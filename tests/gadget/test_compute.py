@@ -12,7 +12,7 @@ from helpers.mrd_factory import Scan
 
 from gadget.compute import Deadline, compute
 from gadget.errors import ComputeError, TransportError
-from gadget.settings import load
+from gadget.settings.schema import load
 from pogmdm_core import SamplerStatus
 
 
@@ -118,7 +118,7 @@ def test_other_errors_are_not_taken_for_memory():
 _THREADS = """
 import threading, time, torch
 import pogmdm_core as pg
-from pogmdm_core import trajectories
+from pogmdm_core.measurement import trajectories
 k, shot = trajectories.radial(48, (128, 128))
 frame = pg.KSpaceFrame.noncartesian(torch.randn(4, k.shape[1], dtype=torch.complex64), k, (128, 128), shot=shot)
 prior, settings = pg.load_prior(), pg.Settings(n_samples=2, n_steps=3, map_steps=20)

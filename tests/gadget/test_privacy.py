@@ -10,8 +10,8 @@ import pytest
 from helpers.mrd_factory import CANARY, Scan
 
 from gadget import cli
-from gadget.integer_pixels import PixelScale
-from gadget.meta import attributes
+from gadget.images.integer_pixels import PixelScale
+from gadget.images.meta import attributes
 
 FIELDS = """<subjectInformation><patientName>{c}</patientName><patientWeight_kg>70</patientWeight_kg>
 <patientID>{c}</patientID><patientBirthdate>1901-02-03</patientBirthdate><patientGender>O</patientGender>

@@ -3,7 +3,7 @@
 import logging
 
 from gadget import logs
-from gadget.replay_child import _PROGRESS
+from gadget.replay.child import _PROGRESS
 from pogmdm_core import Progress
 
 

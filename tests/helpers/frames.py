@@ -5,11 +5,11 @@ from __future__ import annotations
 import ismrmrd
 import numpy as np
 
-from gadget.buffer import AcquisitionBuffer
-from gadget.emit import Emitter
-from gadget.header import read_geometry
-from gadget.prepare import prepare, whitener_for
-from gadget.settings import load
+from gadget.images.emit import Emitter
+from gadget.kspace.prepare import prepare, whitener_for
+from gadget.scan.buffer import AcquisitionBuffer
+from gadget.scan.header import read_geometry
+from gadget.settings.schema import load
 from helpers.fake_core import load_prior, reconstruct
 from helpers.mrd_factory import Scan
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from pogmdm_core.frame import KSpaceFrame
-from pogmdm_core.operators.fourier import centred_fft
+from pogmdm_core.measurement.fourier import centred_fft
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Scans and images on disk: complete or not there at all."""

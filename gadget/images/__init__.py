@@ -1,0 +1,1 @@
+"""Results in, ISMRMRD images out: series, headers, Meta attributes."""

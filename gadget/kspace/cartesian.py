@@ -1,0 +1,147 @@
+"""Cartesian readouts onto the k-space grid; others are `gadget.kspace.noncartesian`'s."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import ismrmrd
+import numpy as np
+
+from gadget.errors import DataError
+from gadget.images.recon_space import n_wanted
+from gadget.kspace.readout import centre_sample, is_reversed
+from gadget.scan.frames import AcquiredFrame
+
+_MAX_LOST = 0.05  # share of the samples that may fall outside the grid
+
+
+@dataclass(frozen=True)
+class Grid:
+    """K-space on a grid, DC at `(ny // 2, nx // 2)`.
+
+    Attributes
+    ----------
+    kspace
+        complex64 `(coil, ny, nx)`, mean of what was measured, 0 elsewhere.
+    n_averages
+        How often each point was measured, int `(ny, nx)`.
+    fov_mm
+        Field of view `(y, x)`, mm.
+    wanted_fov_x_mm
+        Field of view along the readout that the header wants.
+    warnings
+        Short upper-case words.
+    """
+
+    kspace: np.ndarray
+    n_averages: np.ndarray
+    fov_mm: tuple[float, float]
+    wanted_fov_x_mm: float
+    warnings: tuple[str, ...] = ()
+
+
+def cartesian_grid(acquired: AcquiredFrame, data: np.ndarray) -> Grid:
+    """Place readouts by row, centre sample, discarded samples and direction; average repeats.
+
+    Parameters
+    ----------
+    acquired
+        Where the samples belong.
+    data
+        Their values (whitened perhaps), complex64 `(readout, coil, sample)`.
+
+    Raises
+    ------
+    DataError
+        E307 when more than 5 % of the samples fall outside the encoded matrix.
+    """
+    encoded, recon = acquired.encoding.encoded, acquired.encoding.recon
+    n_samples = data.shape[2]
+    nx, fov_x = encoded.matrix[0], encoded.fov_mm[0]
+    cropped = n_wanted(nx, fov_x, recon.fov_mm[0])
+    if n_samples == cropped < nx and all(centre_sample(h, cropped) == n_samples // 2 for h in acquired.heads):
+        nx, fov_x = cropped, recon.fov_mm[0]  # a gadget upstream has removed the oversampling
+    ny = encoded.matrix[1]
+    kspace = np.zeros((data.shape[1], ny, nx), np.complex64)
+    n_averages = np.zeros((ny, nx), np.int32)
+    n_measured = n_placed = 0
+    for readout, row, head in zip(data, acquired.rows, acquired.heads, strict=True):
+        first, measured = sample_columns(head, nx)
+        values = readout[:, ::-1] if is_reversed(head) else readout
+        measured = _without_padding(values, measured)
+        low = max(measured.start, -first)
+        high = min(measured.stop, nx - first)
+        n_measured += measured.stop - measured.start
+        n_placed += max(0, high - low)
+        if low >= high:
+            continue
+        kspace[:, row, first + low : first + high] += values[:, low:high]
+        n_averages[row, first + low : first + high] += 1
+    if n_measured - n_placed > _MAX_LOST * n_measured:
+        raise DataError(
+            307,
+            f"{n_measured - n_placed} of {n_measured} samples fall outside the grid: readouts have {n_samples}, "
+            f"encodedSpace.matrixSize.x is {nx}.",
+            "Correct the header or center_sample where the file was made.",
+        )
+    kspace /= np.maximum(n_averages, 1)
+    warnings = ("OUTSIDE_READOUT",) if n_placed < n_measured else ()
+    return Grid(kspace, n_averages, (encoded.fov_mm[1], fov_x), recon.fov_mm[0], warnings)
+
+
+def _without_padding(values: np.ndarray, measured: slice) -> slice:
+    """Leave out exact zeros of all channels at either end: padding, whatever the discard counts say.
+
+    Receivers never give exact zeros, and zeros taken for samples make the noise look far too small. A readout of
+    nothing but zeros is kept: that is a dead receiver, or a simulation.
+    """
+    live = np.flatnonzero(np.any(values[:, measured] != 0, axis=0))
+    if live.size == 0:
+        return measured
+    return slice(measured.start + int(live[0]), measured.start + int(live[-1]) + 1)
+
+
+def sample_columns(head: ismrmrd.AcquisitionHeader, nx: int) -> tuple[int, slice]:
+    """Where the samples of a readout lie, in order of increasing k.
+
+    Parameters
+    ----------
+    head
+        Header of the readout.
+    nx
+        Columns of the grid.
+
+    Returns
+    -------
+        Column of sample 0 (may be negative), and the range of samples that were measured.
+    """
+    pre, post = head.discard_pre, head.discard_post
+    if is_reversed(head):
+        pre, post = post, pre
+    return nx // 2 - centre_sample(head, nx), slice(pre, head.number_of_samples - post)
+
+
+def remove_oversampling(grid: Grid) -> Grid:
+    """Crop the readout to the wanted field of view in image space (unitary transforms).
+
+    Exact where every row with data is complete. Rows measured in part (asymmetric echo) would
+    lose their mask, so then nothing is done here and the image is cropped at the end.
+    """
+    n_averages = grid.n_averages
+    nx = n_averages.shape[1]
+    keep = n_wanted(nx, grid.fov_mm[1], grid.wanted_fov_x_mm)
+    if keep == nx or not (n_averages == n_averages[:, :1]).all():
+        return grid
+    start = nx // 2 - keep // 2
+    lines = _centred(np.fft.ifft, grid.kspace)[..., start : start + keep]
+    return replace(
+        grid,
+        kspace=_centred(np.fft.fft, lines).astype(np.complex64),
+        n_averages=n_averages[:, start : start + keep],
+        fov_mm=(grid.fov_mm[0], grid.fov_mm[1] * keep / nx),
+    )
+
+
+def _centred(transform: Callable[..., np.ndarray], lines: np.ndarray) -> np.ndarray:
+    return np.fft.fftshift(transform(np.fft.ifftshift(lines, axes=-1), axis=-1, norm="ortho"), axes=-1)

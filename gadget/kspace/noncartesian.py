@@ -1,0 +1,239 @@
+"""K-space positions as readouts bring them: which columns, which unit, which samples count.
+
+The ISMRMRD format fixes neither the meaning of a third column nor the unit of a trajectory. Both are decided
+from the values and the header, told in the log, and refused when more than one reading is possible: a wrong
+guess is a wrong image that looks right.
+
+Positions belong to samples as they lie in the readout, so a readout flagged as reversed is not turned here.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gadget import logs
+from gadget.errors import DataError
+from gadget.images.recon_space import n_wanted
+from gadget.kspace.spokes import radial_trajectory
+
+if TYPE_CHECKING:
+    from gadget.scan.frames import AcquiredFrame
+    from gadget.scan.header import Encoding
+    from gadget.settings.schema import TrajectorySettings
+
+MAX_DROPPED_SHARE = 0.01
+
+# Most of k-space a unit may claim and still be a candidate: up to 25 % beyond the matrix (it is refused later,
+# by name), down to 30 % of it. Two units at a time fit only matrices below some 25 points.
+_LEAST_REACH, _MOST_REACH = 0.3, 1.25
+_EDGE = 1 + 1e-3  # rounding beyond the matrix is moved onto its edge
+_MIN_GROWTH = 0.5  # rank correlation of weight and radius
+
+
+@dataclass(frozen=True)
+class SampledFrame:
+    """Samples off the grid, one after the other.
+
+    Attributes
+    ----------
+    samples
+        complex64 `(coil, n)`, scaled so that the images of an enlarged matrix have the intensities of the
+        header's one.
+    k
+        float64 `(2, n)`, rows kx and ky, cycles per field of view of `shape`.
+    density
+        float64 `(n,)`, or None.
+    shot
+        Readout of each sample, int64 `(n,)`.
+    shape
+        Image matrix `(ny, nx)`.
+    fov_mm
+        Its field of view `(y, x)`, mm.
+    scale
+        What the samples were multiplied with.
+    reading
+        How the positions were read: columns and unit, or the angles' rule.
+    warnings
+        Short upper-case words.
+    """
+
+    samples: np.ndarray
+    k: np.ndarray
+    density: np.ndarray | None
+    shot: np.ndarray
+    shape: tuple[int, int]
+    fov_mm: tuple[float, float]
+    scale: float
+    reading: str
+    warnings: tuple[str, ...]
+
+
+def is_on_grid(encoding: Encoding, trajectory: np.ndarray | None) -> bool:
+    """Whether readouts are lines along kx: the header says cartesian, and positions do not contradict it.
+
+    Parameters
+    ----------
+    encoding
+        Of the frame.
+    trajectory
+        `(readout, sample, dims)` or None. Some Cartesian sources attach one.
+    """
+    if encoding.trajectory != "cartesian":
+        return False
+    if trajectory is None or trajectory.shape[2] < 2:
+        return True
+    k = np.where(np.isfinite(trajectory[..., :2]), trajectory[..., :2], 0)
+    return bool(np.ptp(k[..., 1], axis=1).max() <= 1e-3 * max(float(np.ptp(k[..., 0])), 1e-12))
+
+
+def sampled_frame(acquired: AcquiredFrame, data: np.ndarray, settings: TrajectorySettings) -> tuple[SampledFrame, str]:
+    """Decode the positions of a frame's samples and drop what cannot be used.
+
+    Parameters
+    ----------
+    acquired
+        Where the samples belong.
+    data
+        Their values (whitened perhaps), complex64 `(readout, coil, sample)`.
+    settings
+        Columns, unit, and how much larger than the field of view the object is.
+
+    Returns
+    -------
+        The samples, and a line for the log that says how the trajectory was read.
+
+    Raises
+    ------
+    DataError
+        E320 no trajectory, E321 columns, E322 unit, E323 over 1 % of the positions beyond the matrix, NaN or infinite.
+    """
+    key, encoding = acquired.key, acquired.encoding
+    trajectory, scheme = acquired.trajectory, ""
+    if trajectory is None or not np.any(trajectory):
+        trajectory, scheme = radial_trajectory(acquired, settings.radial)
+    measured = _measured(acquired)
+    position = trajectory[measured].astype(np.float64)
+    shot, sample = np.nonzero(measured)
+    columns = "kxky" if scheme else _columns(position, settings.columns, str(key))
+    encoded, recon = encoding.encoded, encoding.recon
+    matrix = np.array([n_wanted(encoded.matrix[i], encoded.fov_mm[i], recon.fov_mm[i]) for i in (0, 1)])
+    chosen = "normalized" if scheme else settings.unit
+    unit = chosen if chosen != "auto" else _unit(position[:, :2], matrix, str(key))
+    k = position[:, :2] * _cycles_per_fov(unit, matrix)
+
+    good = np.isfinite(k).all(axis=1)
+    good[good] = (np.abs(k[good]) <= matrix / 2 * _EDGE).all(axis=1)
+    if columns == "kxky_dcf":
+        good &= np.isfinite(position[:, 2])
+    n_bad = len(good) - int(good.sum())
+    if n_bad > MAX_DROPPED_SHARE * len(good):
+        raise DataError(
+            323,
+            f"{key}: {n_bad} of {len(good)} positions are NaN, infinite or beyond the matrix of "
+            f"{matrix[0]} x {matrix[1]} (unit {unit}; limit 1 %).",
+            "Set trajectory.unit if the unit is another; else correct the trajectory or the header's matrix.",
+        )
+    if n_bad:
+        logs.get().warning("%s: dropped %d of %d samples whose positions cannot be used", key, n_bad, len(good))
+    factor = 1.0 if settings.fov_factor == "auto" else settings.fov_factor
+    grid = np.array([2 * math.ceil(n * factor / 2) for n in matrix]) if factor > 1 else matrix
+    growth = grid / matrix
+    scale = float(1 / np.sqrt(growth.prod()))
+    pixel = [encoded.fov_mm[i] / encoded.matrix[i] for i in (0, 1)]
+    found = SampledFrame(
+        samples=np.ascontiguousarray(data.transpose(1, 0, 2)[:, shot[good], sample[good]] * np.float32(scale)),
+        k=np.clip(k[good], -matrix / 2, matrix / 2).T * growth[:, None],
+        density=position[good, 2] if columns == "kxky_dcf" else None,
+        shot=shot[good],
+        shape=(int(grid[1]), int(grid[0])),
+        fov_mm=(float(grid[1] * pixel[1]), float(grid[0] * pixel[0])),
+        scale=scale,
+        reading=f"{scheme} spokes, not stored" if scheme else f"{columns}, unit {unit}",
+        warnings=("DROPPED_POSITIONS",) if n_bad else (),
+    )
+    return found, f"trajectory: {found.reading}, {found.k.shape[1]} samples in {len(data)} readouts, {n_bad} dropped"
+
+
+def _measured(acquired: AcquiredFrame) -> np.ndarray:
+    """Samples that are not marked to be discarded, bool `(readout, sample)`."""
+    n = acquired.data.shape[2]
+    pre, post = (np.array([getattr(head, f"discard_{end}") for head in acquired.heads]) for end in ("pre", "post"))
+    index = np.arange(n)
+    return (index >= pre[:, None]) & (index < n - post[:, None])
+
+
+def _columns(position: np.ndarray, wanted: str, key: str) -> str:
+    """Meaning of the columns of `(n, dims)`: ``kxky``, ``kxky_dcf`` or ``kxkykz``."""
+    n_columns = position.shape[1]
+    if n_columns not in (2, 3):
+        raise DataError(321, f"{key}: the trajectory has {n_columns} columns, expected 2 or 3.", "Store kx and ky.")
+    if wanted == "kxky" or (wanted == "auto" and n_columns == 2):
+        return "kxky"
+    if n_columns == 2:
+        raise DataError(
+            321, f"{key}: trajectory.columns={wanted} needs 3 columns, there are 2.", "Set trajectory.columns=kxky."
+        )
+    third = position[np.isfinite(position).all(axis=1), 2]
+    constant = not len(third) or float(np.ptp(third)) <= 1e-6 * float(np.abs(third).max())
+    if wanted == "kxkykz" or (wanted == "auto" and constant):
+        if constant:
+            return "kxkykz"
+        raise DataError(
+            321,
+            f"{key}: kz varies, but encodedSpace.matrixSize.z is 1.",
+            "Correct the header, or set kxky_dcf or kxky.",
+        )
+    if third.min() < 0 or not third.max() > 0:
+        problem = "holds negative values or zeros only, so it is no density weight"
+    elif wanted == "auto" and not _grows_with_radius(position):
+        problem = "varies, but does not grow with the radius: kz or density weight"
+    else:
+        return "kxky_dcf"
+    raise DataError(
+        321,
+        f"{key}: the third column of the trajectory {problem}.",
+        "Set trajectory.columns to kxky, kxky_dcf or kxkykz.",
+    )
+
+
+def _grows_with_radius(position: np.ndarray) -> bool:
+    """Whether the third column of `(n, 3)` follows the radius (Spearman's rank correlation)."""
+    position = position[np.isfinite(position).all(axis=1)]
+
+    def ranks(values: np.ndarray) -> np.ndarray:
+        return np.argsort(np.argsort(values, kind="stable"), kind="stable")
+
+    radius = np.hypot(position[:, 0], position[:, 1])
+    return bool(np.corrcoef(ranks(radius), ranks(position[:, 2]))[0, 1] > _MIN_GROWTH)
+
+
+def _cycles_per_fov(unit: str, matrix: np.ndarray) -> np.ndarray:
+    """Factor from a unit to cycles per field of view, by axis (x, y)."""
+    factor = {"normalized": matrix, "radians": matrix / (2 * np.pi), "per_fov": np.ones(2)}
+    return np.asarray(factor[unit], np.float64)
+
+
+def _unit(k: np.ndarray, matrix: np.ndarray, key: str) -> str:
+    """The one unit in which the trajectory fills a fair share of the matrix.
+
+    The 99 % quantile is what counts, a few wild positions decide nothing.
+    """
+    k = np.abs(k[np.isfinite(k).all(axis=1)])
+    reach = {}
+    for unit in ("normalized", "radians", "per_fov"):
+        furthest = (k * _cycles_per_fov(unit, matrix) / (matrix / 2)).max(axis=1, initial=0.0)
+        reach[unit] = float(np.quantile(furthest, 0.99)) if len(furthest) else 0.0
+    fitting = [unit for unit, share in reach.items() if _LEAST_REACH <= share <= _MOST_REACH]
+    if len(fitting) == 1:
+        return fitting[0]
+    shares = ", ".join(f"{unit} {share:.3g}" for unit, share in reach.items())
+    raise DataError(
+        322,
+        f"{key}: the unit of the trajectory is ambiguous; share of the {matrix[0]} x {matrix[1]} matrix it "
+        f"reaches: {shares}.",
+        "Set trajectory.unit to normalized (0.5 at the edge), radians (pi) or per_fov (N/2).",
+    )

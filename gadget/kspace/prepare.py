@@ -1,0 +1,261 @@
+"""From readouts to what the reconstruction takes: whitened k-space, where it was sampled, noise level.
+
+All steps are linear in the data, and the whitener is multiplied by one factor in the units of the
+input, so that images keep the scale of the k-space they came from.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import ismrmrd
+import numpy as np
+
+from gadget import logs
+from gadget.errors import DataError
+from gadget.kspace.cartesian import cartesian_grid, remove_oversampling
+from gadget.kspace.noncartesian import sampled_frame
+from gadget.kspace.whitening import Whitener
+from gadget.scan.frames import AcquiredFrame
+
+if TYPE_CHECKING:
+    from gadget.settings.schema import GadgetSettings
+    from pogmdm_core import KSpaceFrame
+    from pogmdm_core.estimate.joint_start import WarmStart
+
+
+_ANOTHER_SCALE = 5.0  # noise that a chain claims, over that of the quietest k-space
+
+
+@dataclass(frozen=True)
+class PreparedFrame:
+    """A frame ready to be reconstructed.
+
+    Attributes
+    ----------
+    frame
+        K-space, mask or trajectory, and noise level for `pogmdm_core.reconstruct`.
+    fov_mm
+        Field of view `(y, x)` of its image grid, mm; may exceed the wanted one, `gadget.images.recon_space` crops.
+    acquired
+        Where it came from (indices, reference header, encoding).
+    whitened
+        Whether the noise is white: by a noise scan, here or upstream.
+    warnings
+        Short upper-case words.
+    whitened_upstream
+        Whether a gadget before this one did it.
+    trajectory
+        The header's word for it, and off the grid how the positions were read.
+    start
+        Image and coils from its data alone, where they are known already.
+    """
+
+    frame: KSpaceFrame
+    fov_mm: tuple[float, float]
+    acquired: AcquiredFrame
+    whitened: bool
+    warnings: tuple[str, ...]
+    whitened_upstream: bool = False
+    trajectory: str = "cartesian"
+    start: WarmStart | None = None
+
+
+def prepare(acquired: AcquiredFrame, whitener: Whitener | None, settings: GadgetSettings) -> PreparedFrame:
+    """Whiten, place on the grid and remove readout oversampling, or decode the trajectory; compress channels.
+
+    Parameters
+    ----------
+    acquired
+        Screened readouts.
+    whitener
+        From the noise scan; None leaves the noise unknown, it is then estimated from the data.
+    settings
+        ``coils.n_virtual``, ``trajectory``, ``limits.max_coils`` and ``limits.max_accel`` are used.
+
+    Raises
+    ------
+    DataError
+        E304 too few lines, E307 samples outside the grid, E331 no sample falls on the grid, and those of
+        `gadget.kspace.noncartesian.sampled_frame`.
+    """
+    warnings = list(acquired.warnings)
+    data, noise_std = acquired.data, None
+    if whitener is not None:
+        data = whitener.apply(data)
+        noise_std = whitener.noise_std(float(acquired.heads[0].sample_time_us))
+        if whitener.n_dead:
+            warnings.append("DEAD_CHANNELS")
+    else:
+        warnings.append("NOT_WHITENED")
+
+    frame, fov_mm, more, reading = (_on_grid if acquired.on_grid else _off_grid)(acquired, data, noise_std, settings)
+    warnings += more
+    whitened_upstream = whitener is not None and whitener.upstream
+    if whitened_upstream and _is_another_scale(frame):
+        logs.get().warning(
+            "%s: noise.whiten=upstream, but the noise is not that of data which a NoiseAdjustGadget has whitened: "
+            "without noise readouts it passes data on as they are. The level is estimated from the data",
+            acquired.key,
+        )
+        warnings += ["NOT_WHITENED", "NOISE_SCALE_MISMATCH"]
+        frame, whitener, whitened_upstream = replace(frame, noise_std=None), None, False
+    n_coils, most = frame.n_coils, settings.limits.max_coils
+    if n_coils > min(most, settings.coils.n_virtual or most):
+        frame = compressed(frame, min(most, settings.coils.n_virtual or most))
+        if settings.coils.n_virtual is None:
+            logs.get().warning("%s: %d channels are compressed to limits.max_coils = %d", acquired.key, n_coils, most)
+            warnings.append("COMPRESSED")
+    acceleration = frame.acceleration
+    if not acquired.on_grid:  # of the field of view that is wanted: a larger one has more points, as few samples
+        acceleration /= max(1.0, math.prod(fov_mm) / math.prod(acquired.encoding.recon.fov_mm[:2]))
+    # off the grid few shots may be meant, as in real-time imaging, unless the header announces more
+    if acceleration > settings.limits.max_accel and (acquired.on_grid or "INCOMPLETE" in warnings):
+        raise DataError(
+            304,
+            f"{acquired.key}: one of {acceleration:.1f} points of the k-space grid was sampled, "
+            f"limits.max_accel = {settings.limits.max_accel:g}.",
+            "The scan was cut off, or its header is wrong; else raise the limit.",
+        )
+    return PreparedFrame(
+        frame=frame,
+        fov_mm=fov_mm,
+        acquired=acquired,
+        whitened=whitener is not None,
+        warnings=tuple(warnings),
+        whitened_upstream=whitened_upstream,
+        trajectory=f"{acquired.trajectory_name} ({reading})" if reading else acquired.trajectory_name,
+    )
+
+
+def _is_another_scale(frame: KSpaceFrame) -> bool:
+    """Whether the noise cannot be near what is claimed: averages, filters and bandwidths make a factor of two or so."""
+    from pogmdm_core.measurement.noise_check import against_kspace
+
+    level = against_kspace(frame)
+    too_loud = frame.noise_std is not None and frame.noise_std > _ANOTHER_SCALE * level.quietest > 0
+    return too_loud or "NOISE_SCALE_MISMATCH" in level.warnings
+
+
+def compressed(frame: KSpaceFrame, n_virtual: int) -> KSpaceFrame:
+    """Keep the `n_virtual` combinations of whitened channels with most signal; noise stays white."""
+    import torch
+
+    from pogmdm_core.measurement.noise import compression_matrix
+
+    samples = frame.kspace if frame.mask is None else frame.kspace[:, frame.mask]
+    matrix, _ = compression_matrix(samples, n_virtual)
+    return replace(frame, kspace=torch.tensordot(matrix.to(torch.complex64), frame.kspace, dims=1))
+
+
+_Made = tuple["KSpaceFrame", tuple[float, float], tuple[str, ...], str]
+
+
+def _on_grid(acquired: AcquiredFrame, data: np.ndarray, noise_std: float | None, _: GadgetSettings) -> _Made:
+    """Frame, field of view `(y, x)` in mm, warnings; nothing to say about where samples lie."""
+    import torch
+
+    from pogmdm_core import KSpaceFrame
+
+    grid = remove_oversampling(cartesian_grid(acquired, data))
+    mask = grid.n_averages > 0
+    if noise_std is not None and mask.any():
+        # the core knows one noise level: that of the typical sample
+        noise_std /= float(np.sqrt(np.median(grid.n_averages[mask])))
+    kspace = torch.from_numpy(np.ascontiguousarray(grid.kspace))
+    return KSpaceFrame.cartesian(kspace, torch.from_numpy(mask), noise_std), grid.fov_mm, grid.warnings, ""
+
+
+def _off_grid(acquired: AcquiredFrame, data: np.ndarray, noise_std: float | None, settings: GadgetSettings) -> _Made:
+    """Frame, field of view `(y, x)` in mm, warnings, and how positions were read, of readouts with a trajectory."""
+    import torch
+
+    from pogmdm_core import KSpaceFrame
+
+    sampled, line = sampled_frame(acquired, data, settings.trajectory)
+    logs.get().info("%s: %s", acquired.key, line)
+    frame = KSpaceFrame.noncartesian(
+        torch.from_numpy(sampled.samples),
+        torch.from_numpy(sampled.k),
+        sampled.shape,
+        None if sampled.density is None else torch.from_numpy(sampled.density),
+        None if noise_std is None else noise_std * sampled.scale,
+        torch.from_numpy(sampled.shot),
+    )
+    return frame, sampled.fov_mm, sampled.warnings, sampled.reading
+
+
+def channels_of(head: ismrmrd.AcquisitionHeader) -> tuple[int, ...] | None:
+    """Numbers of a readout's channels in the order of its data, as coil labels count; None where it does not tell."""
+    numbers = tuple(
+        64 * word + bit for word, mask in enumerate(head.channel_mask) for bit in range(64) if mask >> bit & 1
+    )
+    return numbers if len(numbers) == head.active_channels else None
+
+
+def _match_channels(acq: ismrmrd.Acquisition, n_channels: int, channels: tuple[int, ...] | None) -> np.ndarray | None:
+    """Noise samples `(coil, n)` of the data's channels, or None where a channel is missing."""
+    own = channels_of(acq.getHead())
+    if channels is None or own is None or own == channels:
+        return acq.data if acq.data.shape[0] == n_channels else None
+    row = {number: i for i, number in enumerate(own)}
+    if not set(channels) <= row.keys():
+        return None
+    return acq.data[[row[number] for number in channels]]
+
+
+def whitener_for(
+    acquired: AcquiredFrame, noise: list[ismrmrd.Acquisition], mode: str, bandwidth: float | None
+) -> Whitener | None:
+    """`make_whitener` for the channels of a frame."""
+    return make_whitener(noise, acquired.data.shape[1], mode, bandwidth, channels_of(acquired.heads[0]))
+
+
+def make_whitener(
+    noise: list[ismrmrd.Acquisition],
+    n_channels: int,
+    mode: str,
+    bandwidth: float | None,
+    channels: tuple[int, ...] | None = None,
+) -> Whitener | None:
+    """Whitener from the noise readouts, or None where there is none to be had or wanted.
+
+    Parameters
+    ----------
+    noise
+        Noise readouts so far.
+    n_channels
+        Channels of the data.
+    mode
+        The setting ``noise.whiten``.
+    bandwidth
+        relativeReceiverNoiseBandwidth of the header, or None.
+    channels
+        Numbers of the data's channels (see `channels_of`), by which those of a noise scan with other channels are
+        matched; None where senders do not tell.
+
+    Raises
+    ------
+    DataError
+        E310 ``on`` without usable noise readouts, or every channel dead.
+    """
+    if mode == "off":
+        return None
+    matched = [samples for acq in noise if (samples := _match_channels(acq, n_channels, channels)) is not None]
+    usable = [samples for samples in matched if np.isfinite(samples).all()]
+    if len(usable) < len(matched):
+        logs.get().warning("%d noise readouts hold NaN or infinite samples: not used", len(matched) - len(usable))
+    if sum(samples.shape[1] for samples in usable) >= 2:
+        if mode == "upstream":
+            logs.get().warning("noise.whiten=upstream, but noise readouts arrive, so nobody used them: used here")
+        return Whitener.from_samples(usable, float(noise[0].sample_time_us), bandwidth)
+    if mode == "upstream":
+        return Whitener.behind_noise_adjust(n_channels, bandwidth)
+    lack = f"none of the {len(noise)} noise readouts has finite samples of the data's {n_channels} channels"
+    if mode == "on":
+        raise DataError(310, f"noise.whiten=on, but {lack}.", "Send a noise scan, or set noise.whiten=auto.")
+    if noise:
+        logs.get().warning("%s: not whitened", lack)
+    return None

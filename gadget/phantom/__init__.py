@@ -1,0 +1,1 @@
+"""A simulated scan as an ISMRMRD file: `pogmdm phantom`."""

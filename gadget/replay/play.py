@@ -1,0 +1,255 @@
+"""Offline replay: play the Gadgetron server's part for one scan, over the same wire protocol.
+
+The gadget runs as a child process exactly as under Gadgetron; nothing is bypassed, so what works here
+works there. Only our own gadget of a chain runs: Gadgetron's gadgets before and after it do not.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gadget.files.atomic import complete_file, refuse_existing
+from gadget.files.hdf5_storage import hdf5_storage
+from gadget.files.image_file import ImageFile
+from gadget.files.scan_file import Scan, open_scan
+from gadget.progress import ProgressDisplay
+from gadget.replay.child import GadgetProcess
+from gadget.settings.configs import gadget_configuration
+from gadget.stream.wire import ACQUISITION, CLOSE, ERROR, IMAGE, TEXT, WAVEFORM
+from pogmdm_core import errors
+from pogmdm_core.errors import ComputeError, OutputError, PogmdmError, TransportError
+
+_CONFIG, _HEADER = 2, 3
+_CONNECT_S = 60.0
+_EXIT_S = 60.0
+_MAX_TEXT = 1 << 20
+_FAMILIES: dict[str, type[PogmdmError]] = {
+    "1": errors.ConfigError,
+    "2": errors.HeaderError,
+    "3": errors.DataError,
+    "4": errors.TransportError,
+    "5": errors.ComputeError,
+    "6": errors.OutputError,
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to replay.
+
+    Attributes
+    ----------
+    source, output
+        Input as for `open_scan`; the .h5 file to make.
+    chain
+        XML file or name of a shipped chain; None for the stand-alone one.
+    properties
+        Settings that go on top of the chain's own, as names and values.
+    group, out_group
+        Groups of input and output.
+    overwrite
+        Replace an existing output.
+    module, target
+        The gadget, as the chain's ``<execute>`` names it.
+    """
+
+    source: str
+    output: Path
+    chain: str | None = None
+    properties: Sequence[tuple[str, str]] = ()
+    group: str = "dataset"
+    out_group: str = "dataset"
+    overwrite: bool = False
+    module: str = "gadget"
+    target: str = "pogmdm_recon"
+
+
+@dataclass
+class Outcome:
+    """What came back: images per series, and the wall time in seconds."""
+
+    series: dict[int, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def replay(job: Job, display: ProgressDisplay | None = None, debug: bool = False) -> Outcome:
+    """Replay a scan; the output file appears only when everything went well.
+
+    Raises
+    ------
+    PogmdmError
+        Of the family of what went wrong; the gadget's own ERROR message keeps its code. E605 when
+        the gadget ended well but sent no image.
+    """
+    display = display or ProgressDisplay()
+    start = time.monotonic()
+    if job.output.exists() and Path(job.source).exists() and job.output.samefile(job.source):
+        raise OutputError(603, f"{job.output} is the scan itself.", "Choose another name.")
+    refuse_existing(job.output, job.overwrite)
+    config = gadget_configuration(job.chain, job.properties)
+    try:
+        with (
+            open_scan(job.source, job.group) as scan,
+            complete_file(job.output, job.overwrite) as temporary,
+            hdf5_storage(temporary) as storage,
+            ImageFile(storage, job.out_group) as images,
+        ):
+            _play(job, config, scan, images, display, debug)
+            if not images.series:
+                raise OutputError(605, "the gadget sent no image.", "See the log above for what it skipped.")
+            return Outcome(dict(sorted(images.series.items())), time.monotonic() - start)
+    finally:
+        display.close()
+
+
+def _play(job: Job, config: bytes, scan: Scan, images: ImageFile, display: ProgressDisplay, debug: bool) -> None:
+    """Launch the gadget, send the scan, collect the images."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with GadgetProcess(port, job.module, job.target, display, debug) as child:
+            with _accept(listener, child) as connection:
+                sender = _Sender(connection, config, scan)
+                sender.start()
+                try:
+                    failure = _receive(connection, images, display)
+                except TransportError:
+                    # an unreadable input is the cause, the broken connection its consequence
+                    sender.raise_input_error()
+                    raise
+                finally:
+                    sender.stop()
+            sender.raise_input_error()
+            if failure is not None:
+                raise failure
+            _check_exit(child)
+
+
+def _accept(listener: socket.socket, child: GadgetProcess) -> socket.socket:
+    """Wait for the child to connect, but not for a child that is gone."""
+    listener.settimeout(0.2)
+    deadline = time.monotonic() + _CONNECT_S
+    while time.monotonic() < deadline:
+        try:
+            connection, _ = listener.accept()
+        except TimeoutError:
+            if not child.running:
+                child.wait(5)
+                raise TransportError(
+                    409,
+                    f"the gadget ended before it connected ({child.last_error() or 'no traceback'}).",
+                    "Run: pogmdm doctor",
+                ) from None
+            continue
+        connection.settimeout(None)
+        return connection
+    raise TransportError(409, f"the gadget did not connect within {_CONNECT_S:.0f} s.", "Run: pogmdm doctor")
+
+
+class _Sender(threading.Thread):
+    """Sends the scan while the main thread receives: both ends have finite buffers."""
+
+    def __init__(self, connection: socket.socket, config: bytes, scan: Scan) -> None:
+        super().__init__(name="replay-sender", daemon=True)
+        self._connection = connection
+        self._config = config
+        self._scan = scan
+        self._error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            for message in self._messages():
+                self._connection.sendall(message)
+        except OSError:
+            # The gadget stopped reading; what it says, or that it is gone, is the receiver's to tell.
+            return
+        except Exception as error:  # noqa: BLE001 - handed over to the main thread
+            self._error = error
+            self._shut_down()
+
+    def stop(self) -> None:
+        """End the sending, finished or not."""
+        self._shut_down()
+        self.join(10)
+
+    def raise_input_error(self) -> None:
+        """Raise what went wrong while reading the input, if anything did."""
+        if self._error is not None:
+            raise self._error
+
+    def _messages(self) -> Iterator[bytes]:
+        for ident, text in ((_CONFIG, self._config), (_HEADER, self._scan.header)):
+            yield struct.pack("<HI", ident, len(text)) + text
+        yield from self._scan.messages
+        yield struct.pack("<H", CLOSE)
+
+    def _shut_down(self) -> None:
+        try:
+            self._connection.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return  # already closed by the other side
+
+
+def _receive(connection: socket.socket, images: ImageFile, display: ProgressDisplay) -> PogmdmError | None:
+    """Take messages until CLOSE; returns the gadget's ERROR, the last one if there are several."""
+    import ismrmrd
+
+    def read(n: int) -> bytes:
+        data = bytearray()
+        while len(data) < n:
+            try:
+                part = connection.recv(min(n - len(data), 1 << 20))
+            except OSError:
+                part = b""
+            if not part:
+                raise TransportError(401, f"the gadget ended without closing the stream (got {len(data)}/{n} bytes).")
+            data += part
+        return bytes(data)
+
+    failure: PogmdmError | None = None
+    while True:
+        (ident,) = struct.unpack("<H", read(2))
+        if ident == CLOSE:
+            return failure
+        if ident == IMAGE:
+            images.append(ismrmrd.Image.deserialize_from(read))
+        elif ident == ERROR:
+            (length,) = struct.unpack("<Q", read(8))
+            failure = error_from_text(read(min(length, _MAX_TEXT)).decode("utf-8", "replace"))
+        elif ident == TEXT:
+            (length,) = struct.unpack("<I", read(4))
+            display.log(read(min(length, _MAX_TEXT)).decode("utf-8", "replace"))
+        elif ident == ACQUISITION:
+            ismrmrd.Acquisition.deserialize_from(read)
+        elif ident == WAVEFORM:
+            ismrmrd.Waveform.deserialize_from(read)
+        else:
+            raise TransportError(404, f"the gadget sent a message with the unknown id {ident}.")
+
+
+def error_from_text(text: str) -> PogmdmError:
+    """Turn an error line ``E214 what is wrong`` back into the error of its family.
+
+    A line without a code, which another gadget may send, becomes E500.
+    """
+    line = " ".join(text.split()).removeprefix("ERROR").lstrip(": ")
+    if match := re.match(r"^E([1-6])(\d\d)\b[ :]*(.*)$", line):
+        return _FAMILIES[match[1]](int(match[1] + match[2]), match[3])
+    return ComputeError(500, f"the gadget reports: {line or 'an error without text'}")
+
+
+def _check_exit(child: GadgetProcess) -> None:
+    """Refuse to call it a success when the child failed without a word, as the launcher lets it."""
+    status: Any = child.wait(_EXIT_S)
+    if status is None:
+        raise TransportError(410, f"the gadget did not end within {_EXIT_S:.0f} s of closing the stream.")
+    if status != 0:
+        kind = child.last_error() or "no traceback"
+        raise ComputeError(500, f"the gadget ended with status {status} ({kind}) and no message.", "Add --debug.")

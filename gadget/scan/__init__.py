@@ -1,0 +1,1 @@
+"""Messages in, frames out: the header, what each readout is for, and when an image has all its lines."""

@@ -1,0 +1,1 @@
+"""The gadget as a resident service: `pogmdm serve`, its clients and its workers."""

@@ -1,0 +1,1 @@
+"""Images in, a prior out: `pogmdm train`, and `pogmdm inspect` to look at it."""

@@ -1,0 +1,105 @@
+"""Objects larger than the field of view, off the grid."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from helpers.frames import prepared as off_grid
+from helpers.frames import prepared_of
+from helpers.mrd_factory import radial_scan
+from helpers.peer import configuration, run_in_process, stream
+
+from gadget.kspace.field_of_view import LARGER, FieldOfView
+from gadget.settings.schema import load
+from gadget.target import pogmdm_recon
+
+
+class Trying:
+    """Counts tries; `residuals` by field of view, the model does not fit where it is above 3."""
+
+    def __init__(self, prepared, residuals, **settings):
+        self.tried, self.prepared, self.residuals = [], prepared, residuals
+        self.field_of_view = FieldOfView(load(properties=settings), self.prepare, self.compute)
+
+    def prepare(self, acquired, settings):
+        assert settings.trajectory.fov_factor == LARGER
+        return replace(self.prepared, acquired=acquired)
+
+    def compute(self, prepared, settings):
+        assert (settings.sampler.map_steps, settings.sampler.n_samples, settings.uncertainty.method) == (0, 0, "off")
+        factor = LARGER if "LARGER_FOV" in prepared.warnings else 1.0
+        self.tried.append(factor)
+        residual = self.residuals[factor]
+        warnings = ("MODEL_ERROR",) if residual > 3 else ()
+        return SimpleNamespace(warnings=warnings, data_residual=residual, start=f"start at {factor}")
+
+    def factor(self):
+        found = self.field_of_view.fitted(self.prepared)
+        return LARGER if "LARGER_FOV" in found.warnings else 1
+
+
+@pytest.fixture(scope="module")
+def prepared():
+    return off_grid(*radial_scan())
+
+
+@pytest.mark.parametrize(
+    ("residuals", "factor", "tried"),
+    [
+        ({1.0: 1.1}, 1, [1.0]),
+        ({1.0: 4.5, LARGER: 3.3}, LARGER, [1.0, LARGER]),
+        ({1.0: 4.5, LARGER: 4.4}, 1, [1.0, LARGER]),
+    ],
+    ids=["fits", "sticks out", "is wrong for another reason"],
+)
+def test_the_first_frame_settles_it(prepared, residuals, factor, tried):
+    trying = Trying(prepared, residuals)
+    # what was found with it is not computed again
+    assert trying.field_of_view.fitted(prepared).start == f"start at {float(factor)}"
+    for _ in range(3):
+        assert trying.factor() == factor
+        assert trying.field_of_view.fitted(prepared).start is None
+    assert trying.tried == tried
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"trajectory.fov_factor": "1"}, {"limits.recon_deadline_s": "60"}, {"preset": "paper"}],
+    ids=["given", "deadline", "no joint start"],
+)
+def test_where_nothing_is_tried(prepared, settings):
+    trying = Trying(prepared, {}, **settings)
+    assert trying.factor() == 1
+    assert trying.tried == []
+
+
+def test_on_the_grid_nothing_is_tried():
+    from helpers.mrd_factory import Scan
+
+    trying = Trying(prepared_of(Scan()), {})
+    assert trying.factor() == 1
+    assert trying.tried == []
+
+
+def test_an_object_that_sticks_out_is_reconstructed_as_if_it_did_not():
+    """Spokes of an object of 40 pixels; the header's field of view ends after 30."""
+    header, acquisitions = radial_scan((40, 40), n_spokes=40, n_coils=4, noise_std=0.02)
+    text = header.decode().replace(">40<", ">30<").replace(">80.0<", ">60.0<").replace(">80<", ">60<")
+    assert text.count(">30<") >= 4
+    small = {"sampler__n_samples": 0, "sampler__map_steps": 30, "uncertainty__method": "off", "output__maps": "image"}
+    images = {}
+    for factor in ("auto", "1"):
+        config = configuration(**small, trajectory__fov_factor=factor)
+        outcome = run_in_process(stream(text.encode(), acquisitions, config), pogmdm_recon, timeout=60)
+        assert outcome.errors == []
+        images[factor] = outcome.images[0]
+    whole = run_in_process(stream(header, acquisitions, configuration(**small)), pogmdm_recon, timeout=60).images[0]
+    assert "LARGER_FOV" in images["auto"].meta["POGMDM_Warnings"]
+    assert "LARGER_FOV" not in images["1"].meta["POGMDM_Warnings"] + whole.meta["POGMDM_Warnings"]
+    # the unitary transform knows the matrix of the header
+    expected = 30 / 40 * whole.data[0, 0, 5:35, 5:35]
+    errors = {f: float(np.linalg.norm(i.data[0, 0] - expected) / np.linalg.norm(expected)) for f, i in images.items()}
+    assert images["auto"].data.shape == (1, 1, 30, 30)
+    assert errors["auto"] < 0.015
+    assert errors["1"] > 0.04
