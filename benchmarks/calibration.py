@@ -29,7 +29,7 @@ from gadget.evaluate.metrics import Reference, least_squares_scale, uncertainty_
 from gadget.evaluate.truth import Case, make_case
 from gadget.settings.schema import load
 from pogmdm_core import ReconResult, load_prior, reconstruct
-from pogmdm_core.frame import GAUSSIAN_FACTORS
+from pogmdm_core.result import GAUSSIAN_FACTORS
 from pogmdm_core.uncertainty.leave_out import Sampling, sampling_of
 
 PROBABILITIES = (0.5, 0.8, 0.95)

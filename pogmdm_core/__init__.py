@@ -12,10 +12,12 @@ from pogmdm_core._version import __version__
 
 if TYPE_CHECKING:
     from pogmdm_core.errors import ComputeError, ConfigError, DataError, HeaderError, OutputError, PogmdmError
-    from pogmdm_core.frame import KSpaceFrame, Progress, ReconResult, SamplerStatus
+    from pogmdm_core.frame import KSpaceFrame
     from pogmdm_core.prior.model import Prior
     from pogmdm_core.prior.weights import load_prior
     from pogmdm_core.reconstruction import reconstruct, zero_filled
+    from pogmdm_core.result import ReconResult
+    from pogmdm_core.run import Progress, SamplerStatus
     from pogmdm_core.settings import Settings
 
 __all__ = [
@@ -39,10 +41,12 @@ __all__ = [
 
 _MODULES = {
     "errors": ("ComputeError", "ConfigError", "DataError", "HeaderError", "OutputError", "PogmdmError"),
-    "frame": ("KSpaceFrame", "Progress", "ReconResult", "SamplerStatus"),
+    "frame": ("KSpaceFrame",),
     "prior.model": ("Prior",),
     "prior.weights": ("load_prior",),
     "reconstruction": ("reconstruct", "zero_filled"),
+    "result": ("ReconResult",),
+    "run": ("Progress", "SamplerStatus"),
     "settings": ("Settings",),
 }
 _PLACES = {name: module for module, names in _MODULES.items() for name in names}

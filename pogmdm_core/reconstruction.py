@@ -22,14 +22,15 @@ from pogmdm_core.estimate.joint_start import (
 from pogmdm_core.estimate.map_estimate import level_for
 from pogmdm_core.estimate.samplers.loop import Diverged, sample
 from pogmdm_core.estimate.samplers.restarts import draw_with_restarts
-from pogmdm_core.frame import GAUSSIAN_FACTORS, KSpaceFrame, ReconResult, SamplerStatus
+from pogmdm_core.frame import KSpaceFrame
 from pogmdm_core.measurement.density import gridded_coil_images
 from pogmdm_core.measurement.encoding import EncodingModel, root_sum_of_squares
 from pogmdm_core.measurement.fourier import fourier_operator
 from pogmdm_core.measurement.noise_check import MODEL_ERROR, TOO_LOUD, NoiseLevel, against_fit, against_kspace
 from pogmdm_core.posterior import RunningMoments
 from pogmdm_core.prior.model import Prior
-from pogmdm_core.run import ProgressHook, Run, StopHook
+from pogmdm_core.result import GAUSSIAN_FACTORS, ReconResult
+from pogmdm_core.run import ProgressHook, Run, SamplerStatus, StopHook
 from pogmdm_core.settings import SamplerSettings, Settings
 from pogmdm_core.uncertainty.combine import Uncertainty, combine
 from pogmdm_core.uncertainty.judged_map import judged_map

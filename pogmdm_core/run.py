@@ -5,8 +5,31 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
 
-from pogmdm_core.frame import Progress, SamplerStatus
+
+class SamplerStatus(str, Enum):
+    """How a reconstruction ended. Only OK and NO_SIGNAL are complete results; callers that stop one say DEADLINE."""
+
+    OK = "ok"
+    NO_SIGNAL = "no_signal"
+    DIVERGED = "diverged"
+    CANCELLED = "cancelled"
+    DEADLINE = "deadline"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One progress report; ``str()`` of it is a line for a log."""
+
+    stage: str
+    done: int
+    total: int
+
+    def __str__(self) -> str:
+        return f"{self.stage} {self.done}/{self.total}"
+
 
 ProgressHook = Callable[[Progress], object]
 StopHook = Callable[[], bool]

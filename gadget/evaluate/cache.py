@@ -5,28 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from gadget.evaluate.methods import MethodResult
+from gadget.evaluate.plan import Job
 
 _VERSION = 2  # raised when cases or methods change without their settings
-
-
-@dataclass(frozen=True)
-class Job:
-    """One result that is wanted."""
-
-    scan: str
-    pattern: str
-    seed: int
-    truth: str
-    method: str
-
-    def __str__(self) -> str:
-        return f"{self.scan} {self.pattern} seed {self.seed} {self.truth} {self.method}"
 
 
 def path_of(folder: Path, job: Job, scan_sha256: str, fingerprint: str) -> Path:

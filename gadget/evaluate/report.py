@@ -5,19 +5,15 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Sequence
 from html import escape
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gadget.evaluate import figures, peers, sigpy_peer
-from gadget.evaluate.cache import Job
+from gadget.evaluate.plan import Finding, Job, Plan
 from gadget.evaluate.table import Row, differences, mean_by
 from gadget.evaluate.truth import Case
 from gadget.files.atomic import complete_file
 from pogmdm_core import __version__
-
-if TYPE_CHECKING:
-    from gadget.evaluate.run import Finding, Plan
 
 _STYLE = """
 body{background:#0d1117;color:#e6edf3;font:15px/1.5 system-ui,sans-serif}

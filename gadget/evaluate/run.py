@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,51 +16,13 @@ import torch
 
 from gadget.errors import ConfigError, coded
 from gadget.evaluate import cache, methods, patterns
-from gadget.evaluate.cache import Job
 from gadget.evaluate.data import FullScan, read_full_scan
 from gadget.evaluate.intensity import spline_psnr
-from gadget.evaluate.methods import MethodResult
 from gadget.evaluate.metrics import image_metrics, null_space_residual, uncertainty_metrics
+from gadget.evaluate.plan import Finding, Job, Plan
 from gadget.evaluate.table import Row, write_csv
 from gadget.evaluate.truth import MODES, Case, make_case
 from pogmdm_core.errors import PogmdmError
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is evaluated.
-
-    Attributes
-    ----------
-    scans
-        Fully sampled ISMRMRD files.
-    patterns, methods, seeds, truths
-        Names as in `gadget.evaluate.patterns`, `methods`, `truth`.
-    folder
-        Where the table, the page and the cache go.
-    jobs
-        Processes; each computes with one thread.
-    group
-        HDF5 group of the scans.
-    """
-
-    scans: tuple[Path, ...]
-    patterns: tuple[str, ...]
-    methods: tuple[str, ...]
-    seeds: tuple[int, ...]
-    truths: tuple[str, ...]
-    folder: Path
-    jobs: int = 1
-    group: str = "dataset"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One result beside the case it belongs to; `error` says why there is no result."""
-
-    job: Job
-    result: MethodResult | None
-    error: str = ""
 
 
 def evaluate(plan: Plan) -> list[Row]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from gadget.kspace.prepare import PreparedFrame
     from gadget.scan.frames import FrameKey
-    from gadget.scan.header import Encoding
+    from gadget.scan.geometry import Encoding
     from gadget.settings.schema import GadgetSettings
     from pogmdm_core import ReconResult
 

@@ -9,12 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gadget.scan.header import Space
-
-
-def n_wanted(n: int, fov: float, wanted_fov: float) -> int:
-    """Points that cover the wanted field of view on the same pixel size, at most n."""
-    return min(n, round(n * wanted_fov / fov))
+from gadget.scan.geometry import Space
 
 
 def to_recon_complex(image: np.ndarray, fov_mm: tuple[float, float], recon: Space) -> np.ndarray:

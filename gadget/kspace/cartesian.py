@@ -9,9 +9,9 @@ import ismrmrd
 import numpy as np
 
 from gadget.errors import DataError
-from gadget.images.recon_space import n_wanted
 from gadget.kspace.readout import centre_sample, is_reversed
 from gadget.scan.frames import AcquiredFrame
+from gadget.scan.geometry import n_wanted
 
 _MAX_LOST = 0.05  # share of the samples that may fall outside the grid
 

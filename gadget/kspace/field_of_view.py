@@ -16,7 +16,7 @@ from gadget import logs
 if TYPE_CHECKING:
     from gadget.kspace.prepare import PreparedFrame
     from gadget.scan.frames import AcquiredFrame
-    from gadget.scan.header import Space
+    from gadget.scan.geometry import Space
     from gadget.settings.schema import GadgetSettings
     from pogmdm_core import ReconResult
 

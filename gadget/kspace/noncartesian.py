@@ -17,12 +17,11 @@ import numpy as np
 
 from gadget import logs
 from gadget.errors import DataError
-from gadget.images.recon_space import n_wanted
 from gadget.kspace.spokes import radial_trajectory
+from gadget.scan.geometry import n_wanted
 
 if TYPE_CHECKING:
     from gadget.scan.frames import AcquiredFrame
-    from gadget.scan.header import Encoding
     from gadget.settings.schema import TrajectorySettings
 
 MAX_DROPPED_SHARE = 0.01
@@ -70,24 +69,6 @@ class SampledFrame:
     scale: float
     reading: str
     warnings: tuple[str, ...]
-
-
-def is_on_grid(encoding: Encoding, trajectory: np.ndarray | None) -> bool:
-    """Whether readouts are lines along kx: the header says cartesian, and positions do not contradict it.
-
-    Parameters
-    ----------
-    encoding
-        Of the frame.
-    trajectory
-        `(readout, sample, dims)` or None. Some Cartesian sources attach one.
-    """
-    if encoding.trajectory != "cartesian":
-        return False
-    if trajectory is None or trajectory.shape[2] < 2:
-        return True
-    k = np.where(np.isfinite(trajectory[..., :2]), trajectory[..., :2], 0)
-    return bool(np.ptp(k[..., 1], axis=1).max() <= 1e-3 * max(float(np.ptp(k[..., 0])), 1e-12))
 
 
 def sampled_frame(acquired: AcquiredFrame, data: np.ndarray, settings: TrajectorySettings) -> tuple[SampledFrame, str]:

@@ -19,20 +19,11 @@ from gadget.kspace.readout import centre_sample, is_reversed
 if TYPE_CHECKING:
     from gadget.scan.frames import AcquiredFrame
 
-SCHEMES = ("uniform", "golden", "tiny_golden")
 _GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
 _STEPS = {
     "golden": math.pi / _GOLDEN_RATIO,  # Winkelmann et al. 2007, doi:10.1109/TMI.2006.885337
     "tiny_golden": math.pi / (_GOLDEN_RATIO + 6),  # the 7th, 23.6 degrees; Wundrak et al. 2015, doi:10.1002/mrm.25831
 }
-
-
-def scheme_of(identifier: str) -> str:
-    """Angle scheme that a header's trajectoryDescription identifier names, or an empty string."""
-    word = "".join(letter for letter in identifier.lower() if letter.isalpha())
-    if "golden" in word:
-        return "tiny_golden" if "tiny" in word else "golden"
-    return "uniform" if "uniform" in word or "linear" in word else ""
 
 
 def radial_trajectory(acquired: AcquiredFrame, wanted: str) -> tuple[np.ndarray, str]:
@@ -43,7 +34,8 @@ def radial_trajectory(acquired: AcquiredFrame, wanted: str) -> tuple[np.ndarray,
     acquired
         A frame whose readouts carry no positions.
     wanted
-        The setting ``trajectory.radial``: one of `SCHEMES`, or ``auto`` for the header's.
+        The setting ``trajectory.radial``: one of `gadget.scan.geometry.SPOKE_SCHEMES`, or ``auto`` for the
+        header's.
 
     Returns
     -------

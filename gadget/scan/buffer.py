@@ -11,7 +11,7 @@ from gadget import logs
 from gadget.errors import DataError
 from gadget.scan.classify import Kind, classify, has_flag
 from gadget.scan.frames import AcquiredFrame, FrameKey, assemble
-from gadget.scan.header import ScanGeometry
+from gadget.scan.geometry import ScanGeometry
 from gadget.scan.partitions import slice_encoding, to_slices
 from gadget.stream.budget import OBJECT_BYTES, ByteBudget
 

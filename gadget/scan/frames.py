@@ -12,8 +12,7 @@ import numpy as np
 
 from gadget import logs
 from gadget.errors import DataError
-from gadget.kspace.noncartesian import is_on_grid
-from gadget.scan.header import Encoding
+from gadget.scan.geometry import Encoding
 
 MAX_BROKEN_SHARE = 0.01
 MAX_OUTSIDE_SHARE = 0.05
@@ -151,7 +150,7 @@ def assemble(
     ny = encoding.encoded.matrix[1]
     has_trajectory = all(acq.trajectory_dimensions > 0 for acq in finite)
     trajectory = np.stack([acq.traj for acq in finite]) if has_trajectory else None
-    on_grid = is_on_grid(encoding, trajectory)
+    on_grid = _is_on_grid(encoding, trajectory)
     if not on_grid and encoding.trajectory == "cartesian":
         warnings.append("TRAJECTORY_NOT_CARTESIAN")
         logs.get().warning(
@@ -206,6 +205,24 @@ def assemble(
         warnings=tuple(warnings),
         is_window=is_window,
     )
+
+
+def _is_on_grid(encoding: Encoding, trajectory: np.ndarray | None) -> bool:
+    """Whether readouts are lines along kx: the header says cartesian, and positions do not contradict it.
+
+    Parameters
+    ----------
+    encoding
+        Of the frame.
+    trajectory
+        `(readout, sample, dims)` or None. Some Cartesian sources attach one.
+    """
+    if encoding.trajectory != "cartesian":
+        return False
+    if trajectory is None or trajectory.shape[2] < 2:
+        return True
+    k = np.where(np.isfinite(trajectory[..., :2]), trajectory[..., :2], 0)
+    return bool(np.ptp(k[..., 1], axis=1).max() <= 1e-3 * max(float(np.ptp(k[..., 0])), 1e-12))
 
 
 def _is_inside(acq: ismrmrd.Acquisition, encoding: Encoding) -> bool:

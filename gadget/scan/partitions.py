@@ -14,7 +14,7 @@ import ismrmrd
 import numpy as np
 
 from gadget.errors import DataError
-from gadget.scan.header import Encoding, Space
+from gadget.scan.geometry import Encoding, Space
 
 _SAME_POSITION = 1e-3  # of the extent of k-space
 

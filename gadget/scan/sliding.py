@@ -10,7 +10,7 @@ import ismrmrd
 from gadget.scan.buffer import AcquisitionBuffer, number_of
 from gadget.scan.classify import Kind, classify
 from gadget.scan.frames import AcquiredFrame, FrameKey, assemble
-from gadget.scan.header import ScanGeometry
+from gadget.scan.geometry import ScanGeometry
 from gadget.stream.budget import ByteBudget
 
 

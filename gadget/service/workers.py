@@ -21,10 +21,11 @@ from collections.abc import Generator, Mapping
 from typing import Any
 
 from gadget import logs
-from gadget.errors import ComputeError, coded
+from gadget.errors import ComputeError
 from gadget.replay.child import own_environment
+from gadget.service.client import tell
 
-_READY, _FIRE, _SENDING, _SENT, _DONE = "ready", "fire", "sending", "sent", "done"
+READY, _FIRE, _SENDING, _SENT, DONE = "ready", "fire", "sending", "sent", "done"
 _START_S = 120.0
 _END_S = 10.0
 
@@ -59,7 +60,7 @@ class Worker:
         told = json.dumps({"number": self.number, "defaults": self._defaults, "debug": self._debug})
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and names
-                [sys.executable, "-m", "gadget.service.workers", str(theirs.fileno()), told],
+                [sys.executable, "-m", "gadget.service.worker_process", str(theirs.fileno()), told],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 env=env,
@@ -76,7 +77,7 @@ class Worker:
             E512 it ended before, or takes longer than two minutes.
         """
         self._control.settimeout(_START_S)
-        if next(self._lines, "") != _READY:
+        if next(self._lines, "") != READY:
             ending = self._ending()
             if self._stopping:
                 return
@@ -93,15 +94,13 @@ class Worker:
         ComputeError
             E512 no other one could be started.
         """
-        from gadget.service.serve import tell
-
         place, is_fire, is_sending = "", False, False
         with client:
             if not self._hand_over(client):  # it died while it had nothing to do
                 self._relaunch()
                 self._hand_over(client)
             for line in self._lines:
-                if line == _DONE:
+                if line == DONE:
                     return
                 is_fire = is_fire or line == _FIRE
                 if line in (_SENDING, _SENT):
@@ -171,54 +170,3 @@ class Worker:
         with self._control.makefile("r", encoding="utf-8") as stream, contextlib.suppress(OSError):
             for line in stream:
                 yield line.rstrip("\n")
-
-
-def work(control: socket.socket, number: int, defaults: Mapping[str, Any], debug: bool) -> None:
-    """Be a worker: load everything, then reconstruct the scans of the clients that are handed over."""
-    from gadget.service.serve import reconstruct_client
-    from gadget.settings.schema import load
-    from gadget.stream.cancel import Cancelled, cancel_on_signals
-    from gadget.target import resolve_core
-
-    def say(line: str) -> None:
-        with contextlib.suppress(OSError):  # the service is gone: the scan under way is finished all the same
-            control.sendall(line.encode() + b"\n")
-
-    logs.configure("debug" if debug else "info")
-    is_busy = False
-    try:
-        with cancel_on_signals(signal.SIGTERM, signal.SIGINT, once=True):
-            settings = load(defaults=defaults)
-            resolve_core().load_prior(settings.prior)
-            if settings.device == "auto":
-                defaults = {**defaults, **_own_card(number)}
-            say(_READY)
-            while True:
-                received, descriptors, *_ = socket.recv_fds(control, 1, 1)
-                if not received:
-                    return
-                is_busy = True
-                reconstruct_client(socket.socket(fileno=descriptors[0]), defaults, say)
-                say(_DONE)
-                is_busy = False
-    except Cancelled as request:
-        if is_busy:
-            say(_DONE)  # its client was told
-        logs.get().info("worker %d stopped (%s)", number, request)
-
-
-def _own_card(number: int) -> dict[str, str]:
-    """Setting that gives each worker a graphics card, where there are several."""
-    import torch
-
-    n_cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return {"device": f"cuda:{number % n_cards}"} if n_cards > 1 else {}
-
-
-if __name__ == "__main__":
-    with socket.socket(fileno=int(sys.argv[1])) as inherited:
-        try:
-            work(inherited, **json.loads(sys.argv[2]))
-        except Exception as failure:  # noqa: BLE001 - the service learns that it ended, the log why
-            logs.get().error("%s", coded(failure))
-            sys.exit(1)

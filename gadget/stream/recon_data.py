@@ -25,7 +25,7 @@ from gadget import logs
 from gadget.errors import DataError, HeaderError
 from gadget.scan.classify import Kind, classify
 from gadget.scan.frames import AcquiredFrame, FrameKey, assemble
-from gadget.scan.header import ScanGeometry
+from gadget.scan.geometry import ScanGeometry
 from gadget.stream.wire import ExactSocket, broken
 
 _MAX_BITS = 256  # encoding spaces of one scan; real ones have a handful

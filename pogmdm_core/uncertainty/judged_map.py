@@ -14,10 +14,9 @@ import torch
 
 from pogmdm_core.estimate.joint_start import WarmStart
 from pogmdm_core.estimate.map_estimate import MapEstimate, level_for, map_estimate
-from pogmdm_core.frame import SamplerStatus
 from pogmdm_core.measurement.encoding import EncodingModel
 from pogmdm_core.prior.model import Prior
-from pogmdm_core.run import Run
+from pogmdm_core.run import Run, SamplerStatus
 from pogmdm_core.settings import SamplerSettings, Settings
 from pogmdm_core.uncertainty.held_out import HeldOut, held_out
 from pogmdm_core.uncertainty.leave_out import split

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from pogmdm_core.errors import DataError
-from pogmdm_core.frame import KSpaceFrame, Progress, SamplerStatus
+from pogmdm_core.frame import KSpaceFrame
 from pogmdm_core.measurement.trajectories import radial
+from pogmdm_core.run import Progress, SamplerStatus
 
 KSPACE = torch.ones(3, 8, 6, dtype=torch.complex64)
 MASK = torch.zeros(8, 6, dtype=torch.bool)

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import torch
 
 from pogmdm_core.errors import ConfigError
-from pogmdm_core.frame import Progress, ReconResult, SamplerStatus
+from pogmdm_core.result import ReconResult
+from pogmdm_core.run import Progress, SamplerStatus
 
 
 def zero_filled(frame):

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pogmdm_core import KSpaceFrame, SamplerStatus, Settings, load_prior, reconstruct
-from pogmdm_core.frame import GAUSSIAN_FACTORS
 from pogmdm_core.measurement.trajectories import radial
+from pogmdm_core.result import GAUSSIAN_FACTORS
 from pogmdm_core.uncertainty.combine import Uncertainty, combine, object_mask
 from pogmdm_core.uncertainty.error_spectrum import ErrorSpectrum, fit
 from pogmdm_core.uncertainty.held_out import HeldOut

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import gadget.cli
-from gadget.cli import _parser
+from gadget.cli.command_line import _parser
 
 ROOT = Path(gadget.cli.__file__).parents[2]
 

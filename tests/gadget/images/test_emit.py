@@ -13,7 +13,7 @@ from gadget.images.emit import number_of_frame
 from gadget.images.meta import SERIES
 from gadget.images.recon_space import to_recon_complex, to_recon_linear
 from gadget.scan.frames import FrameKey
-from gadget.scan.header import Space
+from gadget.scan.geometry import Space
 from gadget.settings.schema import load
 
 # What an image header has to hold, by field: a function of the reference readout's header.

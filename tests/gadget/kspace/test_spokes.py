@@ -11,9 +11,8 @@ from helpers.mrd_factory import radial_scan
 from gadget.errors import DataError
 from gadget.kspace.cartesian import sample_columns
 from gadget.kspace.prepare import prepare
-from gadget.kspace.spokes import scheme_of
 from gadget.scan.buffer import AcquisitionBuffer
-from gadget.scan.header import read_geometry
+from gadget.scan.header import read_geometry, scheme_of
 from gadget.scan.sliding import SlidingBuffer
 from gadget.settings.schema import load
 from gadget.stream.budget import ByteBudget

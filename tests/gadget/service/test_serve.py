@@ -24,12 +24,13 @@ from helpers.peer import (
     text_message,
 )
 
+import gadget.service.client
 import gadget.service.handshake
-import gadget.service.serve
+import gadget.service.server
 import gadget.target
 from gadget.errors import ConfigError, TransportError
 from gadget.service.handshake import MAX_TEXT_BYTES, ServedConnection, named_configuration, read_parameters
-from gadget.service.serve import Server, listen
+from gadget.service.server import Server, listen
 
 SCAN = Scan(acceleration=2)
 FIRST = item_message(SCAN.acquisitions()[0])
@@ -176,7 +177,7 @@ def test_bad_clients_are_told_and_the_next_is_served(serve, parts, text):
 
 
 def test_a_client_that_trickles_is_given_up(serve, monkeypatch):
-    monkeypatch.setattr(gadget.service.serve, "ServedConnection", partial(ServedConnection, timeout_s=0.5))
+    monkeypatch.setattr(gadget.service.client, "ServedConnection", partial(ServedConnection, timeout_s=0.5))
     address = serve()
     with socket.create_connection(address) as sock, contextlib.suppress(OSError):
         start = time.monotonic()
@@ -288,7 +289,7 @@ def test_dual_stack_serves_both(serve):
 
 @pytest.mark.fault("F03")
 def test_a_fire_scanner_may_prepare_longer_than_it_introduces_itself(serve, monkeypatch):
-    monkeypatch.setattr(gadget.service.serve, "ServedConnection", partial(ServedConnection, timeout_s=0.5))
+    monkeypatch.setattr(gadget.service.client, "ServedConnection", partial(ServedConnection, timeout_s=0.5))
 
     def parts():
         whole = fire_stream(SCAN.header(), SCAN.acquisitions())

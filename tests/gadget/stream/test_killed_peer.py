@@ -16,7 +16,7 @@ import gadget.settings.schema
 import gadget.target
 from gadget.errors import TransportError
 from gadget.service.handshake import ServedConnection
-from gadget.service.serve import Server
+from gadget.service.server import Server
 from gadget.settings.schema import LimitsSettings
 from gadget.stream.budget import ByteBudget
 from gadget.stream.link import Link

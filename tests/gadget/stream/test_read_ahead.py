@@ -163,7 +163,7 @@ def test_a_scanner_is_not_held_up_by_the_sampler(monkeypatch):
     scan = Scan(nx=256, ny=128, n_coils=8, n_slices=4)
     parts = stream(scan.header(), scan.acquisitions())
     assert sum(map(len, parts)) > 8e6  # no socket buffer is that large
-    from gadget.service.serve import Server
+    from gadget.service.server import Server
 
     server = Server("127.0.0.1", 0)
     service = threading.Thread(target=server.run)
