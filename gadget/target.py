@@ -143,8 +143,8 @@ def frames(link: Link, buffer: AcquisitionBuffer, items: Iterable[Any]) -> Itera
     When the stream ends without CLOSE, frames that have all their lines still come before the error (E401).
     """
     from gadget.errors import TransportError
+    from gadget.scan.buffered import frames_of
     from gadget.scan.classify import Kind
-    from gadget.stream.recon_data import frames_of
 
     n_frames = n_passed = 0
     try:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from gadget.stream.wire import ACQUISITION, WAVEFORM
+from gadget.stream.wire import ACQUISITION, CLOSE, CONFIG, CONFIG_FILE, CONFIG_FILE_BYTES, HEADER, TEXT, WAVEFORM, fill
 from pogmdm_core.errors import DataError, HeaderError, TransportError
 
 _BATCH = 256
@@ -180,10 +180,10 @@ def _stream_scan(file: IO[bytes], name: str) -> Scan:
         raise DataError(301, f"{name} is an HDF5 file.", "Give it by its name, not through a pipe.")
     if len(first) < 2:
         raise DataError(301, f"{name} is empty.")
-    while (message := struct.unpack("<H", first)[0]) != 3:
-        if message not in (1, 2, 5):
+    while (message := struct.unpack("<H", first)[0]) != HEADER:
+        if message not in (CONFIG_FILE, CONFIG, TEXT):
             raise DataError(301, f"{name} is neither an ISMRMRD HDF5 file nor an ISMRMRD stream (first id {message}).")
-        read(1024 if message == 1 else _length(read(4)))
+        read(CONFIG_FILE_BYTES if message == CONFIG_FILE else _length(read(4)))
         first = read(2)
     header = clean_header(read(_length(read(4))))
     messages = _stream_messages(read, name)
@@ -206,9 +206,9 @@ def _stream_messages(read: Callable[[int], bytes], name: str) -> Iterator[bytes]
     while True:
         ident = read(2)
         message = struct.unpack("<H", ident)[0]
-        if message == 4:
+        if message == CLOSE:
             return
-        if message == 5:
+        if message == TEXT:
             read(_length(read(4)))
         elif message == ACQUISITION:
             raw = read(ctypes.sizeof(ismrmrd.AcquisitionHeader))
@@ -233,9 +233,9 @@ def _exact(file: IO[bytes], name: str) -> Callable[[int], bytes]:
     def read(n: int) -> bytes:
         if n > _MAX_MESSAGE:
             raise DataError(302, f"{name} announces a message of {n} bytes; the limit is {_MAX_MESSAGE}.")
-        data = file.read(n)
-        if len(data) < n:
+        data = bytearray()
+        if not fill(data, n, file.read):
             raise TransportError(402, f"{name} is cut short: got {len(data)}/{n} bytes of a message.")
-        return data
+        return bytes(data)
 
     return read

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import itertools
 import re
 import socket
 import struct
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from gadget.replay.sender import Sender
 from gadget.stream.wire import (
     ACQUISITION,
     CLOSE,
@@ -21,15 +20,15 @@ from gadget.stream.wire import (
     CONFIG_FILE,
     CONFIG_FILE_BYTES,
     ERROR,
-    HEADER,
     IMAGE,
+    QUERY,
+    RESPONSE,
     TEXT,
     ExactSocket,
     impossible,
 )
 from pogmdm_core.errors import ComputeError, ConfigError, DataError, PogmdmError, TransportError
 
-QUERY, RESPONSE = 6, 7
 DEFAULT_PORT = 9002
 Address = tuple[str, int]
 _CONNECT_S = 10.0
@@ -155,10 +154,10 @@ def send_scan(
         Whatever `messages` raises.
     """
     start = time.monotonic()
-    head = _configuration_message(configuration) + struct.pack("<HI", HEADER, len(header)) + header
+    head = _configuration_message(configuration)
     with _connected(address, timeout_s) as connection:
         incoming = _Messages(connection, timeout_s, start)
-        sender = _Sender(connection, head, messages)
+        sender = Sender(connection, head, header, messages)
         sender.start()
         try:
             answer = incoming.answer()
@@ -266,42 +265,3 @@ class _Messages:
         head = ismrmrd.AcquisitionHeader.from_buffer_copy(raw)
         per_sample = 4 * head.trajectory_dimensions + 8 * head.active_channels
         return struct.pack("<H", ACQUISITION) + raw + self.read(head.number_of_samples * per_sample)
-
-
-class _Sender(threading.Thread):
-    """Sends the scan while the answer is read."""
-
-    def __init__(self, connection: socket.socket, head: bytes, messages: Iterable[bytes]) -> None:
-        super().__init__(name="gadgetron-sender", daemon=True)
-        self._connection = connection
-        self._head = head
-        self._messages = messages
-        self._error: Exception | None = None
-
-    def run(self) -> None:
-        try:
-            for message in itertools.chain([self._head], self._input(), [struct.pack("<H", CLOSE)]):
-                self._connection.sendall(message)
-        except OSError:
-            return  # the server stopped reading; why is in what it sends, the receiver's to tell
-
-    def _input(self) -> Iterator[bytes]:
-        try:
-            yield from self._messages
-        except Exception as error:  # noqa: BLE001 - handed over to the main thread
-            self._error = error
-            self._shut_down()  # nor can CLOSE follow, which would make the part look like a whole scan
-
-    def stop(self) -> None:
-        """End the sending, finished or not."""
-        self._shut_down()
-        self.join(10)
-
-    def raise_input_error(self) -> None:
-        """Raise what went wrong while reading the input, if anything did."""
-        if self._error is not None:
-            raise self._error
-
-    def _shut_down(self) -> None:
-        with contextlib.suppress(OSError):  # already closed by the other side
-            self._connection.shutdown(socket.SHUT_RDWR)

@@ -6,12 +6,12 @@ works there. Only our own gadget of a chain runs: Gadgetron's gadgets before and
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 import struct
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,12 @@ from gadget.files.image_file import ImageFile
 from gadget.files.scan_file import Scan, open_scan
 from gadget.progress import ProgressDisplay
 from gadget.replay.child import GadgetProcess
+from gadget.replay.sender import Sender
 from gadget.settings.configs import gadget_configuration
-from gadget.stream.wire import ACQUISITION, CLOSE, ERROR, IMAGE, TEXT, WAVEFORM
+from gadget.stream.wire import ACQUISITION, CLOSE, CONFIG, ERROR, IMAGE, TEXT, WAVEFORM, fill
 from pogmdm_core import errors
 from pogmdm_core.errors import ComputeError, OutputError, PogmdmError, TransportError
 
-_CONFIG, _HEADER = 2, 3
 _CONNECT_S = 60.0
 _EXIT_S = 60.0
 _MAX_TEXT = 1 << 20
@@ -116,7 +116,8 @@ def _play(job: Job, config: bytes, scan: Scan, images: ImageFile, display: Progr
         port = listener.getsockname()[1]
         with GadgetProcess(port, job.module, job.target, display, debug) as child:
             with _accept(listener, child) as connection:
-                sender = _Sender(connection, config, scan)
+                head = struct.pack("<HI", CONFIG, len(config)) + config
+                sender = Sender(connection, head, scan.header, scan.messages)
                 sender.start()
                 try:
                     failure = _receive(connection, images, display)
@@ -153,65 +154,16 @@ def _accept(listener: socket.socket, child: GadgetProcess) -> socket.socket:
     raise TransportError(409, f"the gadget did not connect within {_CONNECT_S:.0f} s.", "Run: pogmdm doctor")
 
 
-class _Sender(threading.Thread):
-    """Sends the scan while the main thread receives: both ends have finite buffers."""
-
-    def __init__(self, connection: socket.socket, config: bytes, scan: Scan) -> None:
-        super().__init__(name="replay-sender", daemon=True)
-        self._connection = connection
-        self._config = config
-        self._scan = scan
-        self._error: Exception | None = None
-
-    def run(self) -> None:
-        try:
-            for message in self._messages():
-                self._connection.sendall(message)
-        except OSError:
-            # The gadget stopped reading; what it says, or that it is gone, is the receiver's to tell.
-            return
-        except Exception as error:  # noqa: BLE001 - handed over to the main thread
-            self._error = error
-            self._shut_down()
-
-    def stop(self) -> None:
-        """End the sending, finished or not."""
-        self._shut_down()
-        self.join(10)
-
-    def raise_input_error(self) -> None:
-        """Raise what went wrong while reading the input, if anything did."""
-        if self._error is not None:
-            raise self._error
-
-    def _messages(self) -> Iterator[bytes]:
-        for ident, text in ((_CONFIG, self._config), (_HEADER, self._scan.header)):
-            yield struct.pack("<HI", ident, len(text)) + text
-        yield from self._scan.messages
-        yield struct.pack("<H", CLOSE)
-
-    def _shut_down(self) -> None:
-        try:
-            self._connection.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            return  # already closed by the other side
-
-
 def _receive(connection: socket.socket, images: ImageFile, display: ProgressDisplay) -> PogmdmError | None:
     """Take messages until CLOSE; returns the gadget's ERROR, the last one if there are several."""
     import ismrmrd
 
     def read(n: int) -> bytes:
         data = bytearray()
-        while len(data) < n:
-            try:
-                part = connection.recv(min(n - len(data), 1 << 20))
-            except OSError:
-                part = b""
-            if not part:
-                raise TransportError(401, f"the gadget ended without closing the stream (got {len(data)}/{n} bytes).")
-            data += part
-        return bytes(data)
+        with contextlib.suppress(OSError):
+            if fill(data, n, connection.recv):
+                return bytes(data)
+        raise TransportError(401, f"the gadget ended without closing the stream (got {len(data)}/{n} bytes).")
 
     failure: PogmdmError | None = None
     while True:

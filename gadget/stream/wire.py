@@ -8,10 +8,11 @@ import select
 import socket
 import struct
 import time
+from collections.abc import Callable
 from multiprocessing.connection import wait
 from typing import Any
 
-CONFIG_FILE, CONFIG, HEADER, CLOSE, TEXT, ERROR = 1, 2, 3, 4, 5, 8
+CONFIG_FILE, CONFIG, HEADER, CLOSE, TEXT, QUERY, RESPONSE, ERROR = 1, 2, 3, 4, 5, 6, 7, 8
 CONFIG_FILE_BYTES = 1024
 ACQUISITION, IMAGE, RECON_DATA, WAVEFORM = 1008, 1022, 1023, 1026
 CHUNK = 1 << 20
@@ -47,6 +48,19 @@ def impossible(what: str, found: int, most: int) -> Exception:
     from gadget.errors import DataError
 
     return DataError(302, f"{what} {found} exceeds {most}, the most there can be.", "The sender is damaged.")
+
+
+def fill(received: bytearray, n_bytes: int, read: Callable[[int], bytes]) -> bool:
+    """Append what `read` gives until `n_bytes` are there; False where it ends before.
+
+    Grows with what arrives, so that an announced size alone costs no memory.
+    """
+    while len(received) < n_bytes:
+        part = read(min(n_bytes - len(received), CHUNK))
+        if not part:
+            return False
+        received += part
+    return True
 
 
 class ExactSocket:
@@ -89,30 +103,31 @@ class ExactSocket:
         """
         if first:
             self._begun, self._n_message = math.inf, 0
-        # grows with what arrives, so that an announced size alone costs no memory
         received = bytearray(self._unread[:n_bytes])
         self._unread = self._unread[n_bytes:]
         self._count(len(received))
-        while len(received) < n_bytes:
-            try:
-                self._wait()
-                chunk = self.socket.recv(min(n_bytes - len(received), CHUNK))
-            except TimeoutError as late:
-                raise broken(
-                    403,
-                    f"{late} (got {len(received)} of {n_bytes} bytes).",
-                    "If pauses in the scan are that long, raise limits.idle_timeout_s.",
-                ) from None
-            except ConnectionError:
-                chunk = b""
-            if not chunk:
-                if first and not received:
-                    raise broken(401, "the stream ended without CLOSE.", "The sender died or was aborted.")
-                raise broken(402, f"the stream ended inside a message: got {len(received)} of {n_bytes} bytes.")
-            received += chunk
-            self._count(len(chunk))
+        try:
+            is_whole = fill(received, n_bytes, self._receive)
+        except TimeoutError as late:
+            raise broken(
+                403,
+                f"{late} (got {len(received)} of {n_bytes} bytes).",
+                "If pauses in the scan are that long, raise limits.idle_timeout_s.",
+            ) from None
+        except ConnectionError:
+            is_whole = False
+        if not is_whole:
+            if first and not received:
+                raise broken(401, "the stream ended without CLOSE.", "The sender died or was aborted.")
+            raise broken(402, f"the stream ended inside a message: got {len(received)} of {n_bytes} bytes.")
         self.n_read += n_bytes
         return bytes(received)
+
+    def _receive(self, most: int) -> bytes:
+        self._wait()
+        part = self.socket.recv(most)
+        self._count(len(part))
+        return part
 
     def _count(self, n_bytes: int) -> None:
         """Note bytes of the message that is being read; its time runs from the first of them on."""
