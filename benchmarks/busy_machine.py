@@ -24,7 +24,7 @@ image = Phantom.head(8, 0, 1.0).truth((n, n)).to(torch.complex64)
 kspace = torch.fft.fftshift(torch.fft.fft2(image, norm="ortho")).expand(8, n, n).contiguous()
 mask = torch.zeros(n, n, dtype=torch.bool)
 mask[::3], mask[n // 2 - 8 : n // 2 + 8] = True, True
-settings = Settings(n_samples=0, map_steps=60, uncertainty={"method": "off"}, device="cpu")
+settings = Settings(n_samples=0, map={"steps": 60}, uncertainty={"method": "off"}, device="cpu")
 start = time.monotonic()
 reconstruct(KSpaceFrame.cartesian(kspace * mask, mask, 0.01), load_prior(), settings)
 print(time.monotonic() - start)

@@ -27,7 +27,7 @@ import torch
 from gadget.evaluate.data import FullScan, read_full_scan
 from gadget.evaluate.metrics import Reference, least_squares_scale, uncertainty_metrics
 from gadget.evaluate.truth import Case, make_case
-from gadget.settings.schema import load
+from gadget.settings.load import load
 from pogmdm_core import ReconResult, load_prior, reconstruct
 from pogmdm_core.result import GAUSSIAN_FACTORS
 from pogmdm_core.uncertainty.leave_out import Sampling, sampling_of
@@ -88,7 +88,7 @@ def run_raw(case: Case, sampler: str) -> dict[str, float]:
     if sampler == "paper":
         settings = load(preset="paper")
     else:
-        settings = load(overrides={"uncertainty.method": "samples", "sampler.method": sampler, "sampler.map_steps": 0})
+        settings = load(overrides={"uncertainty.method": "samples", "sampler.method": sampler, "map.steps": 0})
     return raw_metrics(reconstruct(case.frame, load_prior(settings.prior), settings), case.reference)
 
 

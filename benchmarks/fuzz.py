@@ -27,7 +27,7 @@ from gadgetron.types import recon_data
 
 from gadget.scan.header import read_geometry
 from gadget.service.handshake import ServedConnection, read_parameters, written_configuration
-from gadget.settings import schema as settings
+from gadget.settings import load as settings
 from gadget.stream.link import Link
 from gadget.stream.wire import ExactSocket
 from pogmdm_core.errors import PogmdmError

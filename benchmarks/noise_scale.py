@@ -28,7 +28,7 @@ from gadget.files.scan_file import open_scan
 from gadget.kspace.prepare import PreparedFrame, prepare, whitener_for
 from gadget.scan.buffer import AcquisitionBuffer
 from gadget.scan.header import read_geometry
-from gadget.settings.schema import load
+from gadget.settings.load import load
 from gadget.stream.budget import ByteBudget
 from gadget.stream.wire import ACQUISITION
 from pogmdm_core import load_prior, reconstruct

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gadget.scan.frames import FrameKey
     from gadget.settings.schema import GadgetSettings
     from pogmdm_core import KSpaceFrame, ReconResult
-    from pogmdm_core.estimate.joint_start import WarmStart
+    from pogmdm_core.estimate.joint_start import JointStart
 
 _FEWEST_CHANNELS = 4
 _LADDER = ("SMALLER_BATCH", "FEWER_CHANNELS", "ON_CPU")
@@ -53,7 +53,7 @@ def compute(
     key: FrameKey,
     progress: Any,
     gone: Callable[[], bool] = lambda: False,
-    start: WarmStart | None = None,
+    start: JointStart | None = None,
 ) -> ReconResult:
     """Reconstruct a frame.
 
@@ -148,7 +148,7 @@ def _attempt(
     prior: Any,
     should_stop: Callable[[], bool],
     progress: Callable[[Any], object] | None,
-    start: WarmStart | None,
+    start: JointStart | None,
 ) -> tuple[ReconResult | None, str]:
     """Result, or None and what was short: ``memory``, or the device itself: ``lost``."""
     import torch

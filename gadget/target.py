@@ -42,7 +42,7 @@ def pogmdm_recon(connection: Any) -> None:
     """
 
     def start() -> tuple[GadgetSettings, Any]:
-        from gadget.settings.schema import from_xml
+        from gadget.settings.load import from_xml
 
         raw = connection.raw_bytes
         return from_xml(raw.config or b""), connection.header or raw.header

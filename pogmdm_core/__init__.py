@@ -13,7 +13,7 @@ from pogmdm_core._version import __version__
 if TYPE_CHECKING:
     from pogmdm_core.errors import ComputeError, ConfigError, DataError, HeaderError, OutputError, PogmdmError
     from pogmdm_core.frame import KSpaceFrame
-    from pogmdm_core.prior.model import Prior
+    from pogmdm_core.prior.base import Prior
     from pogmdm_core.prior.weights import load_prior
     from pogmdm_core.reconstruction import reconstruct, zero_filled
     from pogmdm_core.result import ReconResult
@@ -42,7 +42,7 @@ __all__ = [
 _MODULES = {
     "errors": ("ComputeError", "ConfigError", "DataError", "HeaderError", "OutputError", "PogmdmError"),
     "frame": ("KSpaceFrame",),
-    "prior.model": ("Prior",),
+    "prior.base": ("Prior",),
     "prior.weights": ("load_prior",),
     "reconstruction": ("reconstruct", "zero_filled"),
     "result": ("ReconResult",),

@@ -16,7 +16,8 @@ def cartesian_frame(kspace: torch.Tensor, mask: torch.Tensor, noise_std: float |
     if mask.dtype != torch.bool or tuple(mask.shape) != tuple(kspace.shape[1:]):
         raise DataError(
             305,
-            f"mask must be bool of shape {tuple(kspace.shape[1:])}, got {mask.dtype} {tuple(mask.shape)}.",
+            f"mask must be bool (ky, kx) = {tuple(kspace.shape[1:])} for kspace of (coil, ky, kx) = "
+            f"{tuple(kspace.shape)}, got {mask.dtype} {tuple(mask.shape)}.",
         )
     if min(kspace.shape) < 1:
         raise DataError(305, f"kspace is empty: {tuple(kspace.shape)}.")
@@ -41,7 +42,9 @@ def noncartesian_frame(
     n = samples.shape[1]
     if tuple(trajectory.shape) != (2, n) or not trajectory.is_floating_point():
         raise DataError(
-            305, f"trajectory must be real (2, {n}), rows kx and ky, got {trajectory.dtype} {tuple(trajectory.shape)}."
+            305,
+            f"trajectory must be real (2, {n}), rows kx and ky, for samples (coil, n) = {tuple(samples.shape)}, got "
+            f"{trajectory.dtype} {tuple(trajectory.shape)}.",
         )
     if samples.shape[0] < 1 or len(shape) != 2 or min(shape) < 1:
         raise DataError(305, f"{samples.shape[0]} channels cannot be reconstructed on a matrix of {tuple(shape)}.")
@@ -62,11 +65,19 @@ def noncartesian_frame(
         raise DataError(330, "k-space holds NaN or infinite samples.", "Remove those readouts first.")
     if density is not None:
         if tuple(density.shape) != (n,) or not density.is_floating_point():
-            raise DataError(305, f"density must be real ({n},), got {density.dtype} {tuple(density.shape)}.")
+            raise DataError(
+                305,
+                f"density must be real ({n},) for samples of (coil, n) = {tuple(samples.shape)}, got {density.dtype} "
+                f"{tuple(density.shape)}.",
+            )
         if not bool((torch.isfinite(density) & (density >= 0)).all()) or not bool((density > 0).any()):
             raise DataError(305, "density weights must be finite, not negative, and not all zero.")
     if shot is not None and (tuple(shot.shape) != (n,) or shot.is_floating_point() or shot.is_complex()):
-        raise DataError(305, f"shot must be integers ({n},), got {shot.dtype} {tuple(shot.shape)}.")
+        raise DataError(
+            305,
+            f"shot must be integers ({n},) for samples of (coil, n) = {tuple(samples.shape)}, got {shot.dtype} "
+            f"{tuple(shot.shape)}.",
+        )
     _noise(noise_std)
 
 
@@ -74,6 +85,24 @@ def kept_samples(kept: torch.Tensor, shape: tuple[int, ...]) -> None:
     """Check a selection of samples; raises DataError E305."""
     if kept.dtype != torch.bool or tuple(kept.shape) != shape:
         raise DataError(305, f"kept must be bool of shape {shape}, got {kept.dtype} {tuple(kept.shape)}.")
+
+
+def operand(name: str, x: torch.Tensor, domain: tuple[int, ...]) -> None:
+    """Check what an operator is applied to; raises DataError E305."""
+    if tuple(x.shape[-len(domain) :]) != domain:
+        raise DataError(305, f"{name} is applied to (..., {_listed(domain)}), got {tuple(x.shape)}.")
+
+
+def product(left: str, domain: tuple[int, ...], right: str, range_: tuple[int, ...]) -> None:
+    """Check that an operator can be applied to what another one gives; raises DataError E305."""
+    if domain != range_:
+        raise DataError(
+            305, f"{left} is applied to (..., {_listed(domain)}), but {right} gives (..., {_listed(range_)})."
+        )
+
+
+def _listed(shape: tuple[int, ...]) -> str:
+    return ", ".join(map(str, shape))
 
 
 def _noise(noise_std: float | None) -> None:

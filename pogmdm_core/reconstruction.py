@@ -1,47 +1,48 @@
 """From a k-space frame to image, uncertainty and coils: the whole computation on one screen.
 
-scale -> joint warm start (image and coils) -> MAP image, judged on held-out folds -> posterior samples ->
+scale -> joint start (image and coils) -> MAP image, judged on held-out k-space -> posterior samples ->
 standard deviation -> back to the units of the input.
+
+Noise, in three words that mean the same everywhere:
+
+``noise_std``
+    Of the receivers: per real and imaginary part of a k-space sample (unitary transform), as measured or estimated.
+``noise_level``
+    Of the likelihood (the paper's eta): `noise_std`, or more where no image explains the data to it.
+``level``
+    Of an image under the prior (the paper's zeta): per real and imaginary part of a pixel, what a sample still carries.
+
+Inside, all three are in units of the image scale; what goes in and what comes out is in units of the k-space.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
 from pogmdm_core.errors import ComputeError, ConfigError, HeaderError
-from pogmdm_core.estimate.joint_start import (
-    WarmStart,
-    acs_start,
-    nlinv,
-    smooth_phase_into_coils,
-    zero_filled_start,
-)
-from pogmdm_core.estimate.map_estimate import level_for
-from pogmdm_core.estimate.samplers.loop import Diverged, sample
-from pogmdm_core.estimate.samplers.restarts import draw_with_restarts
+from pogmdm_core.estimate.joint_start import JointStart, joint_start
+from pogmdm_core.estimate.samplers.draw import draw_magnitudes
 from pogmdm_core.frame import KSpaceFrame
 from pogmdm_core.measurement.density import gridded_coil_images
-from pogmdm_core.measurement.encoding import EncodingModel, root_sum_of_squares
-from pogmdm_core.measurement.fourier import fourier_operator
+from pogmdm_core.measurement.encoding import EncodingModel, fourier_operator, root_sum_of_squares
 from pogmdm_core.measurement.noise_check import MODEL_ERROR, TOO_LOUD, NoiseLevel, against_fit, against_kspace
-from pogmdm_core.posterior import RunningMoments
-from pogmdm_core.prior.model import Prior
+from pogmdm_core.prior.base import Prior
 from pogmdm_core.result import GAUSSIAN_FACTORS, ReconResult
 from pogmdm_core.run import ProgressHook, Run, SamplerStatus, StopHook
-from pogmdm_core.settings import SamplerSettings, Settings
+from pogmdm_core.settings import Settings
 from pogmdm_core.uncertainty.combine import Uncertainty, combine
-from pogmdm_core.uncertainty.judged_map import judged_map
+from pogmdm_core.uncertainty.judged_map import JudgedMap, judged_map
 from pogmdm_core.uncertainty.leave_out import sampling_of
 
 _SCALE_QUANTILE = 0.999
 _MIN_MATRIX = 8  # along each axis, as the gadget demands of headers
 _MISFIT = 1.2  # residual over noise; a fit to the noise leaves 0.85 to 1.1 of it
 _LEAST_NOISE = 1e-4  # of the image scale: keeps noise-free simulations well conditioned
-_AUTO_BATCH_BYTES = 2**28
 _TINY = torch.finfo(torch.float32).tiny
+_LEARNED = ("calibrated", "folds")  # uncertainty methods that rest on held-out k-space
 
 
 def zero_filled(frame: KSpaceFrame) -> torch.Tensor:
@@ -58,7 +59,7 @@ def reconstruct(
     settings: Settings | None = None,
     progress: ProgressHook | None = None,
     should_stop: StopHook | None = None,
-    start: WarmStart | None = None,
+    start: JointStart | None = None,
 ) -> ReconResult:
     """Estimate image, uncertainty and coil sensitivities jointly from undersampled k-space.
 
@@ -92,23 +93,10 @@ def reconstruct(
         E127 when the sampler would start above the prior's trained noise levels.
     """
     settings = settings if settings is not None else Settings.model_validate({})
-    if min(frame.shape) < _MIN_MATRIX:
-        ny, nx = frame.shape
-        raise HeaderError(
-            216,
-            f"the image matrix is {nx}x{ny}; the prior's filters need {_MIN_MATRIX} pixels along each axis.",
-            "Zero-fill the matrix in the header's reconSpace and encodedSpace.",
-        )
-    device = choose_device(settings.device)
     method = settings.uncertainty.method
     n_samples = settings.sampler.n_samples if method in ("calibrated", "samples") else 0
-    if n_samples and settings.sampler.start_level > prior.level_range[1]:
-        raise ConfigError(
-            127,
-            f"sampler.start_level {settings.sampler.start_level:g} is above the highest noise level the prior "
-            f"'{prior.name}' was trained on, {prior.level_range[1]:g}.",
-            "Lower it or choose another prior.",
-        )
+    _refuse(frame, prior, settings, n_samples)
+    device = choose_device(settings.device)
     frame, prior = frame.to(device), prior.to(device)
     run = Run(progress, should_stop)
     noise = against_kspace(frame)
@@ -118,54 +106,26 @@ def reconstruct(
     model = EncodingModel(frame, scale)
 
     with run.timed("warm start"):
-        start = _warm_start(model, settings, noise.std / scale, run) if start is None else start.to(device)
+        start = joint_start(model, settings.coils, noise.std / scale, run) if start is None else start.to(device)
     noise = _judged_noise(model, start, noise, settings)
     run.warnings.extend(noise.warnings)
     noise_level = _noise_level(model, start, noise.std / scale, run)
     found = judged_map(model, prior, start, noise_level, noise.std / scale, settings, run)
     with run.timed("samples"):
-        magnitudes = _magnitudes(model, prior, start, noise_level, n_samples, settings, run)
-
-    moments = RunningMoments(frame.shape)
-    for magnitude in magnitudes:
-        moments.add(magnitude * scale)
+        magnitudes = draw_magnitudes(model, prior, start, noise_level, n_samples, settings, run)
     best = found.image if found is not None else start.image
-    magnitude = best.abs().cpu() * scale
-    estimate = _choose_estimate(found is not None, len(magnitudes))
-    if method in ("calibrated", "folds"):
-        sampling, learned = sampling_of(frame), settings.uncertainty
-        wrong = (learned.sample_factors[sampling.value], learned.fold_factors[sampling.value])
-        held = None if found is None else found.held
-        if held is not None and noise.is_measured and noise.std > TOO_LOUD * held.noise_std * scale:
-            run.warnings.append("NOISE_TOO_LOUD")
-        uncertainty = combine(best.abs().cpu(), held, magnitudes, *wrong).times(scale)
-        run.warnings.extend(uncertainty.warnings)
-    else:
-        uncertainty = Uncertainty(moments.std, "samples" if moments.std is not None else "off")
-    factors = GAUSSIAN_FACTORS
-    if uncertainty.method in ("calibrated", "folds"):
-        factors = dict(zip(GAUSSIAN_FACTORS, settings.uncertainty.interval_factors, strict=True))
-    return ReconResult(
-        image=moments.mean if estimate == "mean" else magnitude,
+    uncertainty = _uncertainty(model, best, found, magnitudes, noise, settings, run)
+    return replace(
+        _in_input_units(model, start, best, magnitudes, found is not None),
         std=uncertainty.std,
-        mean=moments.mean if magnitudes else None,
-        map=magnitude if found is not None else None,
-        phase=(best * start.gauge).angle().cpu(),
-        csm=(start.csm * start.gauge.conj()).cpu(),
-        samples=torch.stack(magnitudes) * scale if magnitudes else None,
         status=run.status,
         detail=run.detail,
-        estimate=estimate,
         noise_std=noise.std,
         noise_level=noise_level * scale,
         prior_weight=1.0 if found is None else found.weight,
         data_residual=model.residual_std(best, start.csm) * scale / max(noise.std, _TINY),
-        scale=scale,
-        start=start.to(torch.device("cpu")),
-        n_samples=moments.count,
         n_steps=settings.sampler.n_steps if magnitudes else 0,
-        encoding=model.fourier.backend,
-        interval_factors=factors,
+        interval_factors=_interval_factors(uncertainty, settings),
         uncertainty_method=uncertainty.method,
         uncertainty=uncertainty.scales,
         warnings=tuple(run.warnings),
@@ -173,11 +133,22 @@ def reconstruct(
     )
 
 
-def _choose_estimate(has_map: bool, n_samples: int) -> str:
-    """Which image to show: the MAP measures better than the mean of a few samples."""
-    if has_map:
-        return "map"
-    return "mean" if n_samples else "warm_start"
+def _refuse(frame: KSpaceFrame, prior: Prior, settings: Settings, n_samples: int) -> None:
+    """Raise E216 or E127 for what cannot be reconstructed, see `reconstruct`."""
+    if min(frame.shape) < _MIN_MATRIX:
+        ny, nx = frame.shape
+        raise HeaderError(
+            216,
+            f"the image matrix is {nx}x{ny}; the prior's filters need {_MIN_MATRIX} pixels along each axis.",
+            "Zero-fill the matrix in the header's reconSpace and encodedSpace.",
+        )
+    if n_samples and settings.sampler.start_level > prior.level_range[1]:
+        raise ConfigError(
+            127,
+            f"sampler.start_level {settings.sampler.start_level:g} is above the highest noise level the prior "
+            f"'{prior.name}' was trained on, {prior.level_range[1]:g}.",
+            "Lower it or choose another prior.",
+        )
 
 
 def choose_device(name: str) -> torch.device:
@@ -201,27 +172,7 @@ def image_scale(frame: KSpaceFrame) -> float:
     return float(flat.kthvalue(rank + 1).values)
 
 
-def _warm_start(model: EncodingModel, settings: Settings, eta: float, run: Run) -> WarmStart:
-    if settings.coils.init == "zero_filled":
-        return zero_filled_start(model)
-    if settings.coils.init == "acs":
-        start = acs_start(model)
-    else:
-        start = nlinv(
-            model,
-            settings.coils.newton_steps,
-            noise_level=eta,
-            report=run.reporter("warm start"),
-            should_stop=run.should_stop,
-        )
-    start = smooth_phase_into_coils(start)
-    if bool(torch.isfinite(torch.view_as_real(start.csm * start.image)).all()):
-        return start
-    run.end(SamplerStatus.DIVERGED, "the joint warm start diverged")
-    return zero_filled_start(model)
-
-
-def _judged_noise(model: EncodingModel, start: WarmStart, noise: NoiseLevel, settings: Settings) -> NoiseLevel:
+def _judged_noise(model: EncodingModel, start: JointStart, noise: NoiseLevel, settings: Settings) -> NoiseLevel:
     """Hold the noise against the fit of the joint start; other starts fit too well or too badly to tell."""
     if settings.coils.init != "nlinv":
         return noise
@@ -229,70 +180,82 @@ def _judged_noise(model: EncodingModel, start: WarmStart, noise: NoiseLevel, set
     return against_fit(noise, residual, start.image.numel(), model.n_measured)
 
 
-def _noise_level(model: EncodingModel, start: WarmStart, eta: float, run: Run) -> float:
+def _noise_level(model: EncodingModel, start: JointStart, noise_std: float, run: Run) -> float:
     """Noise of the likelihood: that of the receivers, unless no image explains the data to it."""
-    eta = max(eta, _LEAST_NOISE)
+    noise_std = max(noise_std, _LEAST_NOISE)
     residual = model.residual_std(start.image, start.csm)
-    if residual > MODEL_ERROR * eta:
+    if residual > MODEL_ERROR * noise_std:
         run.warnings.append("MODEL_ERROR")
-    return residual if residual > _MISFIT * eta else eta
+    return residual if residual > _MISFIT * noise_std else noise_std
 
 
-def _magnitudes(
+def _uncertainty(
     model: EncodingModel,
-    prior: Prior,
-    start: WarmStart,
-    noise_level: float,
-    n_samples: int,
+    best: torch.Tensor,
+    found: JudgedMap | None,
+    magnitudes: Sequence[torch.Tensor],
+    noise: NoiseLevel,
     settings: Settings,
     run: Run,
-) -> list[torch.Tensor]:
-    """Magnitudes of all posterior samples, drawn batch by batch, on the CPU, units of the scale."""
-    sampler = settings.sampler
-    batch = sampler.batch or max(1, _AUTO_BATCH_BYTES // (16 * model.adjoint_data.numel()))
-    total = -(-n_samples // batch) * sampler.n_steps
-    magnitudes: list[torch.Tensor] = []
-    for number, first in enumerate(range(0, n_samples, batch)):
-        if run.status is SamplerStatus.CANCELLED:
-            break  # before the samples: not even a first step
-        chosen = range(first, min(first + batch, n_samples))
-        report = run.reporter("samples", number * sampler.n_steps, total)
+) -> Uncertainty:
+    """Standard deviation in units of the input, by the method that the settings name."""
+    scale = model.scale
+    if settings.uncertainty.method not in _LEARNED:
+        if len(magnitudes) < 2:
+            return Uncertainty(None, "off")
+        return Uncertainty((torch.stack(list(magnitudes)) * scale).double().std(0).float(), "samples")
+    sampling, learned = sampling_of(model.frame), settings.uncertainty
+    held = None if found is None else found.held
+    if held is not None and noise.is_measured and noise.std > TOO_LOUD * held.noise_std * scale:
+        run.warnings.append("NOISE_TOO_LOUD")
+    factors = learned.sample_factors[sampling.value], learned.fold_factors[sampling.value]
+    uncertainty = combine(best.abs().cpu(), held, magnitudes, *factors).times(scale)
+    run.warnings.extend(uncertainty.warnings)
+    return uncertainty
 
-        def draw(
-            numbers: range, gentle: SamplerSettings, report: Callable[[int, int], None] | None = report
-        ) -> list[torch.Tensor] | None:
-            state = sample(
-                model,
-                prior,
-                start.image,
-                start.csm,
-                noise_level,
-                numbers,
-                gentle,
-                settings.coils,
-                report,
-                run.should_stop,
-            )
-            return None if state is None else list(state.x.abs().cpu())
 
-        try:
-            found = draw_with_restarts(draw, chosen, sampler, sampler.end_level or level_for(noise_level))
-        except Diverged as error:
-            run.end(SamplerStatus.DIVERGED, f"the sampler diverged at step {error.step} of {sampler.n_steps}")
-            break
-        if found is None:
-            break
-        magnitudes.extend(found)
-    return magnitudes
+def _interval_factors(uncertainty: Uncertainty, settings: Settings) -> dict[float, float]:
+    if uncertainty.method not in _LEARNED:
+        return dict(GAUSSIAN_FACTORS)
+    return dict(zip(GAUSSIAN_FACTORS, settings.uncertainty.interval_factors, strict=True))
+
+
+def _in_input_units(
+    model: EncodingModel, start: JointStart, best: torch.Tensor, magnitudes: Sequence[torch.Tensor], has_map: bool
+) -> ReconResult:
+    """Images in the units of the input, and what belongs to them; the MAP is shown where there is one.
+
+    It measures better than the mean of a few samples.
+    """
+    scale = model.scale
+    magnitude = best.abs().cpu() * scale
+    samples = torch.stack(list(magnitudes)) * scale if magnitudes else None
+    mean = None if samples is None else samples.double().mean(0).float()
+    estimate = "map" if has_map else "warm_start" if mean is None else "mean"
+    return ReconResult(
+        image=mean if mean is not None and estimate == "mean" else magnitude,
+        std=None,
+        mean=mean,
+        map=magnitude if has_map else None,
+        phase=(best * start.gauge).angle().cpu(),
+        csm=(start.csm * start.gauge.conj()).cpu(),
+        samples=samples,
+        status=SamplerStatus.OK,
+        estimate=estimate,
+        scale=scale,
+        start=start.to(torch.device("cpu")),
+        n_samples=len(magnitudes),
+        encoding=model.fourier.backend,
+    )
 
 
 def _no_signal(frame: KSpaceFrame, noise_std: float) -> ReconResult:
-    """All-zero data give a zero image and a zero standard deviation, and say so."""
+    """All-zero data give a zero image, and no standard deviation: nothing is known of one."""
     zero = torch.zeros(frame.shape)
     csm = torch.full((frame.n_coils, *frame.shape), frame.n_coils**-0.5, dtype=torch.complex64)
     return ReconResult(
         image=zero,
-        std=zero,
+        std=None,
         mean=zero,
         map=zero,
         phase=zero,

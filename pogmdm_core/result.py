@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from pogmdm_core.estimate.joint_start import WarmStart
+from pogmdm_core.estimate.joint_start import JointStart
 from pogmdm_core.run import SamplerStatus
 
 GAUSSIAN_FACTORS: Mapping[float, float] = {0.5: 0.6745, 0.8: 1.2816, 0.95: 1.9600}
@@ -81,7 +81,7 @@ class ReconResult:
     prior_weight: float = 1.0
     data_residual: float = 0.0
     scale: float = 1.0
-    start: WarmStart | None = None
+    start: JointStart | None = None
     n_samples: int = 0
     n_steps: int = 0
     interval_factors: Mapping[float, float] = field(default_factory=lambda: GAUSSIAN_FACTORS)
@@ -90,3 +90,9 @@ class ReconResult:
     encoding: str = ""
     warnings: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def shown(self, wanted: str = "auto") -> tuple[str, torch.Tensor]:
+        """Name and magnitude of what to show: ``map`` or ``mean`` where it is wanted and there, else `image`."""
+        choices = {"map": self.map, "mean": self.mean}
+        chosen = choices.get(wanted)
+        return (self.estimate, self.image) if chosen is None else (wanted, chosen)

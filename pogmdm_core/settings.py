@@ -9,8 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from typing_extensions import Self  # pydantic's own; in typing from Python 3.11 on
+
+from pogmdm_core.estimate.samplers.names import SAMPLERS
+
+# Names that settings had before.
+_RENAMED = {
+    "sampler.map_steps": "map.steps",
+    "sampler.map_level": "map.level",
+    "sampler.map_tolerance": "map.tolerance",
+    "sampler.prior_weight": "map.prior_weight",
+}
 
 # Learned by benchmarks/calibration.py, which prints them.
 SAMPLE_FACTORS: Mapping[Literal["lines", "points", "shots"], float] = {"lines": 2.3, "points": 3.2, "shots": 2.5}
@@ -26,14 +36,27 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class SamplerSettings(Section):
-    """Posterior sampling and maximum a-posteriori (MAP) estimate."""
+def renamed(values: Mapping[str, Any]) -> tuple[str, str] | None:
+    """First setting under a name it had before, among the names at the top and in their sections, and its name now."""
+    for old, new in _RENAMED.items():
+        section, _, name = old.partition(".")
+        inside = values.get(section)
+        if name in values:
+            return name, new
+        if isinstance(inside, Mapping) and name in inside:
+            return old, new
+    return None
 
-    method: Literal["renoise", "langevin", "paper"] = Field(
+
+class SamplerSettings(Section):
+    """Posterior sampling."""
+
+    method: str = Field(
         "renoise",
         description="renoise: denoise, conjugate-gradient data step, fresh noise; "
         "langevin: annealed preconditioned Langevin, the honest posterior under the model when run long; "
         "paper: Algorithm 1 of the paper",
+        json_schema_extra={"enum": list(SAMPLERS)},
     )
     n_samples: int = Field(4, ge=0, le=256, description="posterior samples; 0 gives the MAP image alone")
     n_steps: int = Field(20, ge=1, le=5000, description="noise levels the sampler visits")
@@ -53,18 +76,13 @@ class SamplerSettings(Section):
     langevin_step: float = Field(0.3, gt=0, le=1, description="step of langevin; variances are off by up to half of it")
     seed: int = Field(0, ge=0, le=2**43 - 1, description="sample i uses a generator of its own, seeded from (seed, i)")
     batch: int = Field(0, ge=0, description="samples computed at once; 0 chooses. Results do not depend on it")
-    map_steps: int = Field(200, ge=0, le=5000, description="most iterations of the MAP estimate; 0 skips it")
-    map_level: float | None = Field(
-        None, gt=0, le=0.5, description="noise level at which the MAP prior is taken; empty: from the noise"
-    )
-    map_tolerance: float = Field(1e-4, ge=0, lt=1, description="relative change at which the MAP stops")
-    prior_weight: float | None = Field(
-        None,
-        gt=0,
-        le=10,
-        description="weight of the prior against the data in the MAP; empty: 1 or 0.5, whichever predicts held-out "
-        "k-space better (uncertainty.method calibrated or folds), else 1",
-    )
+
+    @field_validator("method")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        if value not in SAMPLERS:
+            raise ValueError(f"expected one of {', '.join(SAMPLERS)}")
+        return value
 
     @model_validator(mode="after")
     def _likelihood_belongs_to_method(self) -> SamplerSettings:
@@ -75,6 +93,23 @@ class SamplerSettings(Section):
         if self.end_level is not None and self.end_level >= self.start_level:
             raise ValueError(f"end_level {self.end_level} must be below start_level {self.start_level}")
         return self
+
+
+class MapSettings(Section):
+    """Maximum a-posteriori (MAP) image."""
+
+    steps: int = Field(200, ge=0, le=5000, description="most iterations; 0 skips it")
+    tolerance: float = Field(1e-4, ge=0, lt=1, description="relative change at which it stops")
+    level: float | None = Field(
+        None, gt=0, le=0.5, description="noise level at which the prior is taken; empty: from the noise"
+    )
+    prior_weight: float | None = Field(
+        None,
+        gt=0,
+        le=10,
+        description="weight of the prior against the data; empty: 1 or 0.5, whichever predicts held-out k-space better "
+        "(uncertainty.method calibrated or folds), else 1",
+    )
 
 
 class CoilSettings(Section):
@@ -136,6 +171,7 @@ class Settings(Section):
     """
 
     sampler: SamplerSettings = Field(default_factory=SamplerSettings)
+    map: MapSettings = Field(default_factory=MapSettings)
     coils: CoilSettings = Field(default_factory=CoilSettings)
     uncertainty: UncertaintySettings = Field(default_factory=UncertaintySettings)
     device: str = Field(
@@ -144,23 +180,29 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _folds_need_the_map(self) -> Settings:
-        if self.uncertainty.method in ("calibrated", "folds") and self.sampler.map_steps == 0:
+        if self.uncertainty.method in ("calibrated", "folds") and self.map.steps == 0:
             raise ValueError(
-                f"uncertainty.method={self.uncertainty.method} needs sampler.map_steps > 0; set it to samples or off"
+                f"uncertainty.method={self.uncertainty.method} needs map.steps > 0; set it to samples or off"
             )
         return self
 
     def joint_start_only(self) -> Self:
         """Return a copy for image and coils from the data alone: no MAP, no samples, no standard deviation."""
-        sampler = self.sampler.model_copy(update={"n_samples": 0, "map_steps": 0})
-        uncertainty = self.uncertainty.model_copy(update={"method": "off"})
-        return self.model_copy(update={"sampler": sampler, "uncertainty": uncertainty})
+        parts: dict[str, Section] = {
+            "sampler": self.sampler.model_copy(update={"n_samples": 0}),
+            "map": self.map.model_copy(update={"steps": 0}),
+            "uncertainty": self.uncertainty.model_copy(update={"method": "off"}),
+        }
+        return self.model_copy(update=parts)
 
     @model_validator(mode="before")
     @classmethod
     def _sampler_names_at_top(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
+        old = renamed(values)
+        if old:
+            raise ValueError(f"{old[0]} is now {old[1]}")
         short = {k: v for k, v in values.items() if k in SamplerSettings.model_fields}
         if not short:
             return values

@@ -102,7 +102,7 @@ def _tiny_reconstruction() -> float:
     kept = (lines % 2 == 0) | ((lines - 32).abs() < 6)
     frame = pg.KSpaceFrame.cartesian(kspace, kept[:, None].expand(64, 64).contiguous(), noise_std)
     settings = pg.Settings.model_validate(
-        {"n_samples": 2, "n_steps": 5, "map_steps": 20, "coils": {"newton_steps": 5}, "device": "cpu"}
+        {"n_samples": 2, "n_steps": 5, "map": {"steps": 20}, "coils": {"newton_steps": 5}, "device": "cpu"}
     )
     result = pg.reconstruct(frame, pg.load_prior(), settings)
     truth = phantom.truth((64, 64)).float()

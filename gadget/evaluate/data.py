@@ -71,7 +71,7 @@ def read_frame(path: Path, group: str = "dataset") -> PreparedFrame:
     from gadget.kspace.prepare import prepare, whitener_for
     from gadget.scan.buffer import AcquisitionBuffer
     from gadget.scan.header import read_geometry
-    from gadget.settings.schema import load
+    from gadget.settings.load import load
     from gadget.stream.budget import ByteBudget
     from gadget.stream.wire import ACQUISITION
 

@@ -19,10 +19,11 @@ from gadget.evaluate import peers, sigpy_peer
 from gadget.evaluate.metrics import scaled_psnr
 from gadget.evaluate.oracle import best_on_grid
 from gadget.evaluate.truth import Case
-from gadget.settings.schema import GadgetSettings, load
+from gadget.settings.load import load
+from gadget.settings.schema import GadgetSettings
 from pogmdm_core import KSpaceFrame, ReconResult, load_prior, reconstruct, zero_filled
 from pogmdm_core.errors import ConfigError
-from pogmdm_core.estimate.joint_start import WarmStart, smooth_phase_into_coils
+from pogmdm_core.estimate.joint_start import JointStart, smooth_phase_into_coils
 from pogmdm_core.estimate.map_estimate import map_estimate
 from pogmdm_core.measurement.encoding import EncodingModel
 from pogmdm_core.prior.total_variation import TotalVariation
@@ -75,7 +76,7 @@ def fingerprint(name: str) -> str:
     """Everything a method's result hangs on besides its data, for the cache."""
     base, _, preset = name.partition(":")
     settings = load(preset if base == "pogmdm" and preset else None)
-    used = settings.model_dump_json(include={"sampler", "coils", "uncertainty", "prior", "output"})
+    used = settings.model_dump_json(include={"sampler", "map", "coils", "uncertainty", "prior", "output"})
     if base == "pogmdm":
         return f"{used} {load_prior(settings.prior).sha256}"
     if base in ("nlinv", "tv"):
@@ -114,11 +115,7 @@ def _pogmdm(case: Case, preset: str) -> MethodResult:
 def reconstruct_as_shown(frame: KSpaceFrame, settings: GadgetSettings) -> MethodResult:
     """Reconstruct with a preset's settings; the image is the one its first series would show."""
     result = reconstruct(frame, load_prior(settings.prior), settings)
-    image, shown = result.image, result.estimate
-    if settings.output.estimate == "mean" and result.mean is not None:
-        image, shown = result.mean, "mean"
-    elif settings.output.estimate == "map" and result.map is not None:
-        image, shown = result.map, "map"
+    shown, image = result.shown(settings.output.estimate)
     return MethodResult(
         image.numpy(),
         None if result.std is None else result.std.numpy(),
@@ -132,7 +129,7 @@ def _tv(case: Case, _: str) -> MethodResult:
     """Charbonnier TV on the warm start's maps, each weight run until the image changes by < 1e-5 per step."""
     warm = _warm_start(case.frame)
     image = warm.image * torch.exp(1j * warm.phase) / warm.scale
-    start = smooth_phase_into_coils(WarmStart(image, warm.csm, torch.ones_like(warm.csm[0])))
+    start = smooth_phase_into_coils(JointStart(image, warm.csm, torch.ones_like(warm.csm[0])))
     model = EncodingModel(case.frame, warm.scale)
     state = {"x": start.image}
     unfinished = []

@@ -20,7 +20,7 @@ import numpy as np
 from gadget.evaluate.oracle import best_on_grid
 from pogmdm_core import KSpaceFrame
 from pogmdm_core.errors import ComputeError
-from pogmdm_core.measurement.fourier import fourier_operator
+from pogmdm_core.measurement.encoding import fourier_operator
 
 NAMES = ("bart_nlinv", "bart_ecalib", "bart_pics_tv", "bart_pics_wavelet")
 _NEWTON_STEPS = range(6, 13)

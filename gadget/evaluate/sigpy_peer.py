@@ -12,7 +12,7 @@ from gadget.evaluate.oracle import best_on_grid
 from gadget.evaluate.peers import PeerResult
 from pogmdm_core import KSpaceFrame
 from pogmdm_core.errors import ComputeError
-from pogmdm_core.measurement.fourier import fourier_operator
+from pogmdm_core.measurement.encoding import fourier_operator
 
 NAME = "sigpy_jsense_tv"
 _WEIGHTS = tuple(0.0005 * 2.0**k for k in range(7))  # of the largest pixel of the zero-filled image

@@ -62,7 +62,8 @@ class Emitter:
         OutputError
             E602 a pixel is not finite, E603 a series would mix shapes.
         """
-        estimate, magnitude = self._estimate(result)
+        estimate, shown = result.shown(self.output.estimate)
+        magnitude = _numpy(shown)
         own = {
             "NSamples": result.n_samples,
             "NSteps": result.n_steps,
@@ -115,12 +116,6 @@ class Emitter:
         """Send a zero-filled magnitude `(y, x)` instead, labelled FALLBACK."""
         pixels = to_recon_linear(_numpy(image), prepared.fov_mm, prepared.acquired.encoding.recon)
         return [self._image("fallback", pixels, prepared, {"Status": "fallback"}, ("FALLBACK",))]
-
-    def _estimate(self, result: ReconResult) -> tuple[str, np.ndarray]:
-        wanted = {"auto": None, "map": result.map, "mean": result.mean}[self.output.estimate]
-        if wanted is None:  # left to the core, or not computed
-            return result.estimate, _numpy(result.image)
-        return self.output.estimate, _numpy(wanted)
 
     def _image(
         self,

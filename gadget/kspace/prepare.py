@@ -23,7 +23,7 @@ from gadget.scan.frames import AcquiredFrame
 if TYPE_CHECKING:
     from gadget.settings.schema import GadgetSettings
     from pogmdm_core import KSpaceFrame
-    from pogmdm_core.estimate.joint_start import WarmStart
+    from pogmdm_core.estimate.joint_start import JointStart
 
 
 _ANOTHER_SCALE = 5.0  # noise that a chain claims, over that of the quietest k-space
@@ -60,7 +60,7 @@ class PreparedFrame:
     warnings: tuple[str, ...]
     whitened_upstream: bool = False
     trajectory: str = "cartesian"
-    start: WarmStart | None = None
+    start: JointStart | None = None
 
 
 def prepare(acquired: AcquiredFrame, whitener: Whitener | None, settings: GadgetSettings) -> PreparedFrame:

@@ -74,9 +74,10 @@ class ServedConnection:
             E302 configuration, header or parameters above 8 MB.
         ConfigError
             E108 the configuration is not XML, E112 its name is not on the list, E113 a file of this machine is named
-            by parameters or by another machine; and those of `gadget.settings.schema.load`.
+            by parameters or by another machine; and those of `gadget.settings.load.load`.
         """
-        from gadget.settings import schema as settings
+        from gadget.settings.load import load
+        from gadget.settings.schema import LimitsSettings
 
         self.socket.deadline = time.monotonic() + self._timeout_s
         mid = self._id()
@@ -98,7 +99,7 @@ class ServedConnection:
         parameters: dict[str, Any] = {}
         if self.fire:
             # a scanner may prepare for minutes before its first message of data
-            self.socket.deadline, self.socket.idle_timeout_s = math.inf, settings.LimitsSettings().idle_timeout_s
+            self.socket.deadline, self.socket.idle_timeout_s = math.inf, LimitsSettings().idle_timeout_s
             while (mid := self._id()) == TEXT:
                 parameters.update(read_parameters(self._text("text")))
             self.socket.unread(struct.pack("<H", mid))
@@ -106,7 +107,7 @@ class ServedConnection:
         refuse_files(parameters)
         if not self._is_local():
             refuse_files(properties)
-        return settings.load(properties=properties, overrides=parameters, defaults=self._defaults), header
+        return load(properties=properties, overrides=parameters, defaults=self._defaults), header
 
     def _id(self) -> int:
         (mid,) = struct.unpack("<H", self.socket.read(2, first=True))

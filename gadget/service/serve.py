@@ -9,7 +9,7 @@ from typing import Any
 from gadget import logs
 from gadget.service.server import Server
 from gadget.service.workers import Worker
-from gadget.settings.schema import load
+from gadget.settings.load import load
 from gadget.stream.cancel import Cancelled, cancel_on_signals
 from gadget.target import resolve_core
 

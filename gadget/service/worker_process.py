@@ -14,7 +14,7 @@ from gadget import logs
 from gadget.errors import coded
 from gadget.service.client import reconstruct_client
 from gadget.service.workers import DONE, READY
-from gadget.settings.schema import load
+from gadget.settings.load import load
 from gadget.stream.cancel import Cancelled, cancel_on_signals
 from gadget.target import resolve_core
 

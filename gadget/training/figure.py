@@ -15,8 +15,7 @@ import torch
 
 from gadget.files.atomic import complete_file, refuse_existing
 from gadget.training.model_card import ModelFacts
-from pogmdm_core.prior.model import Prior
-from pogmdm_core.prior.shearlets import ShearletBank
+from pogmdm_core.prior.model import ProductPrior
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
@@ -44,13 +43,12 @@ def default_figure(facts: ModelFacts) -> Path:
 
 
 @torch.no_grad()
-def kernel_pictures(prior: Prior) -> list[KernelPicture]:
+def kernel_pictures(prior: ProductPrior) -> list[KernelPicture]:
     """All kernels in the image domain, each cut to where 99.5 % of its energy is."""
     kernels = torch.fft.fftshift(torch.fft.ifft2(prior.bank.spectra((_GRID, _GRID))).real, dim=(1, 2))
-    gains = prior.bank.gain.exp() if prior.bank.kind == "multiscale" else prior.bank.gain
     return [
         KernelPicture(_central(kernel), float(kernel.norm()), float(gain))
-        for kernel, gain in zip(kernels, gains, strict=True)
+        for kernel, gain in zip(kernels, prior.bank.gains(), strict=True)
     ]
 
 
@@ -66,7 +64,7 @@ def _central(kernel: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def potentials(prior: Prior) -> tuple[torch.Tensor, torch.Tensor]:
+def potentials(prior: ProductPrior) -> tuple[torch.Tensor, torch.Tensor]:
     """Potentials -a_k log psi_k at `POTENTIAL_LEVELS`, their minimum moved to 0.
 
     Level 0 is the model's own limit of no noise: both kinds of experts are defined there, and their exponents
@@ -148,7 +146,7 @@ def _level_colours() -> list[Any]:
     return [shades(0.02 + 0.9 * i / (len(POTENTIAL_LEVELS) - 1)) for i in range(len(POTENTIAL_LEVELS))]
 
 
-def _draw_filters(part: SubFigure, prior: Prior, rows: int, columns: int) -> None:
+def _draw_filters(part: SubFigure, prior: ProductPrior, rows: int, columns: int) -> None:
     """Every filter: kernel above, its potentials below."""
     pictures = kernel_pictures(prior)
     v, curves = (found.numpy() for found in potentials(prior))
@@ -222,14 +220,10 @@ def _draw_bottom(part: SubFigure, facts: ModelFacts) -> None:
 
 
 @torch.no_grad()
-def _shares(prior: Prior) -> list[tuple[str, torch.Tensor]]:
+def _shares(prior: ProductPrior) -> list[tuple[str, torch.Tensor]]:
     """What the filters of each scale add to the coverage, with a label."""
     power = prior.bank.spectra((_GRID, _GRID)).abs() ** 2
-    if isinstance(prior.bank, ShearletBank):  # two cones of five coarse and five fine shears each
-        coarse = torch.arange(len(power)) % 10 < 5
-        return [("coarse", power[coarse].sum(0)), ("fine", power[~coarse].sum(0))]
-    parts = power.split([n for _, _, n in prior.bank.scales])
-    return [(f"x {scale[0]}", part.sum(0)) for scale, part in zip(prior.bank.scales, parts, strict=True)]
+    return [(label, power[chosen].sum(0)) for label, chosen in prior.bank.scale_groups()]
 
 
 def _draw_validation(axes: Any, facts: ModelFacts) -> None:

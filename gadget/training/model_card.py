@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gadget.files.atomic import complete_file
-from pogmdm_core.prior.model import Prior
+from pogmdm_core.prior.model import ProductPrior
 from pogmdm_core.prior.weights import load_prior, read_card, shipped_weights
 
 _UNKNOWN = "not recorded"
@@ -23,7 +23,7 @@ _EXPERTS = {"scale_mixture": "Gaussian scale mixtures", "grid_mixture": "Gaussia
 class ModelFacts:
     """A prior and the training record of its weights file."""
 
-    prior: Prior
+    prior: ProductPrior
     training: Mapping[str, Any] = field(default_factory=dict)
 
     @property

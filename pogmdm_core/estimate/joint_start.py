@@ -19,6 +19,8 @@ import torch
 from pogmdm_core.estimate.conjugate_gradient import conjugate_gradient
 from pogmdm_core.measurement.encoding import EncodingModel, root_sum_of_squares
 from pogmdm_core.measurement.noise_check import MODEL_ERROR, free_share
+from pogmdm_core.run import Run, SamplerStatus
+from pogmdm_core.settings import CoilSettings
 
 _SMOOTH_A, _SMOOTH_B = 220.0, 32.0
 _DATA_NORM = 100.0
@@ -31,7 +33,7 @@ _FIRST_STEPS = 8  # too strongly regularised to be judged
 
 
 @dataclass(frozen=True)
-class WarmStart:
+class JointStart:
     """A first image and coils.
 
     Attributes
@@ -49,19 +51,47 @@ class WarmStart:
     csm: torch.Tensor
     gauge: torch.Tensor
 
-    def to(self, device: torch.device) -> WarmStart:
+    def to(self, device: torch.device) -> JointStart:
         """Return the same on another device."""
-        return WarmStart(self.image.to(device), self.csm.to(device), self.gauge.to(device))
+        return JointStart(self.image.to(device), self.csm.to(device), self.gauge.to(device))
+
+
+def joint_start(model: EncodingModel, settings: CoilSettings, noise_std: float, run: Run) -> JointStart:
+    """First image and coils, made as ``coils.init`` says; the smooth phase is with the coils.
+
+    Parameters
+    ----------
+    model
+        Data in units where the image is about 1.
+    settings
+        ``init`` and ``newton_steps`` are used.
+    noise_std
+        Noise of the receivers per real/imaginary part, units of the model's data.
+    run
+        What accompanies it; where the estimate diverges, its status says so, and the zero-filled start is returned.
+    """
+    if settings.init == "zero_filled":
+        return zero_filled_start(model)
+    if settings.init == "acs":
+        start = acs_start(model)
+    else:
+        report = run.reporter("warm start")
+        start = nlinv(model, settings.newton_steps, noise_std=noise_std, report=report, should_stop=run.should_stop)
+    start = smooth_phase_into_coils(start)
+    if bool(torch.isfinite(torch.view_as_real(start.csm * start.image)).all()):
+        return start
+    run.end(SamplerStatus.DIVERGED, "the joint warm start diverged")
+    return zero_filled_start(model)
 
 
 def nlinv(
     model: EncodingModel,
     n_steps: int = 16,
     cg_steps: int = 60,
-    noise_level: float = 0.0,
+    noise_std: float = 0.0,
     report: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
-) -> WarmStart:
+) -> JointStart:
     """Estimate image and coils jointly.
 
     Parameters
@@ -72,7 +102,7 @@ def nlinv(
         Gauss-Newton steps at most; each halves the regularisation. More resolve more and amplify noise.
     cg_steps
         Conjugate-gradient steps at most per Gauss-Newton step.
-    noise_level
+    noise_std
         Stop at the first step whose residual (root mean square per real/imaginary part, units of the
         model's data) is below 0.87 times this: from there on noise is fitted (discrepancy principle, Morozov
         1966). Where it still falls by a quarter in two steps the noise must be lower than that, and the steps go
@@ -94,12 +124,12 @@ def nlinv(
             report(step + 1, n_steps)
         if should_stop is not None and should_stop():
             break
-        if not noise_level:
+        if not noise_std:
             continue
         residual = model.residual_std(image, csm)
-        stuck = step >= _FIRST_STEPS and residual > max(_STUCK * residuals[-1], MODEL_ERROR * noise_level)
+        stuck = step >= _FIRST_STEPS and residual > max(_STUCK * residuals[-1], MODEL_ERROR * noise_std)
         n_stuck = n_stuck + 1 if stuck else 0
-        at_noise = residual <= _DISCREPANCY * noise_level and not (tells and residual < _FALLING * residuals[-2])
+        at_noise = residual <= _DISCREPANCY * noise_std and not (tells and residual < _FALLING * residuals[-2])
         if at_noise or n_stuck == 2:
             break
         residuals.append(residual)
@@ -122,7 +152,8 @@ def gauss_newton(
     smooth = _smoothing_spectrum(ny, nx, b.device)
 
     def coils(chat: torch.Tensor) -> torch.Tensor:
-        return torch.fft.ifft2(chat * smooth, norm="ortho")
+        found: torch.Tensor = torch.fft.ifft2(chat * smooth, norm="ortho")
+        return found
 
     # unknowns stacked along the coil axis: entry 0 is the image, the rest are coil coefficients
     state = torch.zeros(n_coils + 1, ny, nx, dtype=b.dtype, device=b.device)
@@ -148,15 +179,15 @@ def gauss_newton(
         yield state[0] / scale, coils(state[1:])
 
 
-def zero_filled_start(model: EncodingModel) -> WarmStart:
+def zero_filled_start(model: EncodingModel) -> JointStart:
     """Return the paper's start: coils = zero-filled coil images over their RSS, image = that RSS."""
     b = model.coil_images
     rss = root_sum_of_squares(b)
     csm = b / rss.clamp_min(_AIR * float(rss.max()))
-    return WarmStart(rss.to(b.dtype), csm, _no_gauge(rss))
+    return JointStart(rss.to(b.dtype), csm, _no_gauge(rss))
 
 
-def acs_start(model: EncodingModel, radius: float = 0.06) -> WarmStart:
+def acs_start(model: EncodingModel, radius: float = 0.06) -> JointStart:
     """Coils from a Hann window of the k-space centre (|k| < radius cycles/pixel): free of aliasing."""
     b = model.coil_images
     ny, nx = b.shape[-2:]
@@ -165,10 +196,10 @@ def acs_start(model: EncodingModel, radius: float = 0.06) -> WarmStart:
     low = torch.fft.ifft2(torch.fft.fft2(b) * window)
     csm = low / root_sum_of_squares(low).clamp_min(torch.finfo(torch.float32).tiny)
     image = (csm.conj() * b).sum(0)
-    return WarmStart(image, csm, _no_gauge(image))
+    return JointStart(image, csm, _no_gauge(image))
 
 
-def smooth_phase_into_coils(start: WarmStart, width: float = 0.03) -> WarmStart:
+def smooth_phase_into_coils(start: JointStart, width: float = 0.03) -> JointStart:
     """Move the smooth part of the image's phase into the coils, where it costs nothing.
 
     The data cannot tell the two apart. The prior can: it was trained on magnitudes and takes real and
@@ -183,18 +214,19 @@ def smooth_phase_into_coils(start: WarmStart, width: float = 0.03) -> WarmStart:
     k = torch.hypot(torch.fft.fftfreq(ny)[:, None], torch.fft.fftfreq(nx)[None, :]).to(start.image.device)
     low = torch.fft.ifft2(torch.fft.fft2(start.image) * torch.exp(-0.5 * (k / width) ** 2))
     phase = torch.polar(torch.ones_like(low.real), low.angle())
-    return WarmStart(start.image * phase.conj(), start.csm * phase, start.gauge * phase)
+    return JointStart(start.image * phase.conj(), start.csm * phase, start.gauge * phase)
 
 
 def _smoothing_spectrum(ny: int, nx: int, device: torch.device) -> torch.Tensor:
     ky, kx = (torch.fft.fftfreq(n, device=device, dtype=torch.float64) for n in (ny, nx))
-    return (1 + _SMOOTH_A * (ky[:, None] ** 2 + kx[None, :] ** 2)) ** (-_SMOOTH_B / 2)
+    found: torch.Tensor = (1 + _SMOOTH_A * (ky[:, None] ** 2 + kx[None, :] ** 2)) ** (-_SMOOTH_B / 2)
+    return found
 
 
-def _unit_coils(image: torch.Tensor, csm: torch.Tensor) -> WarmStart:
+def _unit_coils(image: torch.Tensor, csm: torch.Tensor) -> JointStart:
     rss = root_sum_of_squares(csm).clamp_min(torch.finfo(torch.float32).tiny)
     image, csm = (image * rss).to(torch.complex64), (csm / rss).to(torch.complex64)
-    return WarmStart(image, csm, _no_gauge(image))
+    return JointStart(image, csm, _no_gauge(image))
 
 
 def _no_gauge(image: torch.Tensor) -> torch.Tensor:

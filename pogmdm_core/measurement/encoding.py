@@ -15,9 +15,18 @@ from functools import cached_property
 import torch
 
 from pogmdm_core.frame import KSpaceFrame
+from pogmdm_core.measurement.cartesian import CartesianFourier
 from pogmdm_core.measurement.density import gridded_coil_images
-from pogmdm_core.measurement.fourier import Fourier, fourier_operator
-from pogmdm_core.measurement.linear import LinearOperator
+from pogmdm_core.measurement.fourier import Fourier
+from pogmdm_core.measurement.linear import LinearOperator, Shape
+from pogmdm_core.measurement.noncartesian import NonCartesianFourier
+
+
+def fourier_operator(frame: KSpaceFrame) -> Fourier:
+    """Choose the Fourier operator that belongs to a frame."""
+    if frame.mask is not None:
+        return CartesianFourier(frame.mask)
+    return NonCartesianFourier(frame.positions, frame.shape)
 
 
 class ImageOperator(LinearOperator):
@@ -25,6 +34,16 @@ class ImageOperator(LinearOperator):
 
     def __init__(self, fourier: Fourier, csm: torch.Tensor) -> None:
         self.fourier, self.csm = fourier, csm
+
+    @property
+    def domain(self) -> Shape:
+        """Image matrix."""
+        return self.fourier.domain
+
+    @property
+    def range(self) -> Shape:
+        """Coils, and samples of each."""
+        return (self.csm.shape[-3], *self.fourier.range)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """F(csm_c x)."""
@@ -46,8 +65,19 @@ class ImageOperator(LinearOperator):
 class CoilOperator(LinearOperator):
     """The model for a fixed image: coils `(..., coil, y, x)` to samples of all coils."""
 
-    def __init__(self, fourier: Fourier, image: torch.Tensor) -> None:
+    def __init__(self, fourier: Fourier, image: torch.Tensor, n_coils: int) -> None:
         self.fourier, self.image = fourier, image.unsqueeze(-3)
+        self._n_coils = n_coils
+
+    @property
+    def domain(self) -> Shape:
+        """Coils on the image matrix."""
+        return (self._n_coils, *self.fourier.domain)
+
+    @property
+    def range(self) -> Shape:
+        """Coils, and samples of each."""
+        return (self._n_coils, *self.fourier.range)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """F(csm_c image)."""
@@ -104,7 +134,7 @@ class EncodingModel:
 
     def for_csm(self, image: torch.Tensor) -> CoilOperator:
         """Linear operator of the coils with the image `(..., y, x)` held fixed."""
-        return CoilOperator(self.fourier, image)
+        return CoilOperator(self.fourier, image, self.frame.n_coils)
 
     def residual(self, x: torch.Tensor, csm: torch.Tensor) -> torch.Tensor:
         """N(csm_c x) - b_c, `(..., coil, y, x)`."""
@@ -122,9 +152,11 @@ class EncodingModel:
         """Root mean square of F(csm x) - z per real/imaginary part, for one image `(y, x)`."""
         difference = self.for_image(csm).forward(x) - self._data
         energy = float((difference.real.double() ** 2 + difference.imag.double() ** 2).sum())
-        return (energy / (2 * self.n_measured)) ** 0.5
+        found: float = (energy / (2 * self.n_measured)) ** 0.5
+        return found
 
 
 def root_sum_of_squares(coil_images: torch.Tensor) -> torch.Tensor:
     """Root of the sum of squared magnitudes over the coil axis: `(..., coil, y, x)` to `(..., y, x)`."""
-    return torch.linalg.vector_norm(coil_images, dim=-3)
+    found: torch.Tensor = torch.linalg.vector_norm(coil_images, dim=-3)
+    return found

@@ -5,89 +5,67 @@ All transforms are centred and unitary: DC of an `(ny, nx)` grid is at `(ny // 2
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 
-from pogmdm_core.frame import KSpaceFrame
-from pogmdm_core.measurement.linear import LinearOperator
-from pogmdm_core.measurement.noncartesian import NonCartesianFourier
+from pogmdm_core.measurement.linear import LinearOperator, Shape
 
 _AXES = (-2, -1)
 
 
 def centred_fft(image: torch.Tensor, axes: tuple[int, ...] = _AXES) -> torch.Tensor:
     """Unitary centred Fourier transform over `axes`."""
-    return torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(image, axes), dim=axes, norm="ortho"), axes)
+    corner = torch.fft.fftn(torch.fft.ifftshift(image, axes), dim=axes, norm="ortho")
+    kspace: torch.Tensor = torch.fft.fftshift(corner, axes)
+    return kspace
 
 
 def centred_ifft(kspace: torch.Tensor, axes: tuple[int, ...] = _AXES) -> torch.Tensor:
     """Inverse of `centred_fft`."""
-    return torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(kspace, axes), dim=axes, norm="ortho"), axes)
+    corner = torch.fft.ifftn(torch.fft.ifftshift(kspace, axes), dim=axes, norm="ortho")
+    image: torch.Tensor = torch.fft.fftshift(corner, axes)
+    return image
 
 
-def line_axis(mask: torch.Tensor) -> int | None:
-    """Axis along which lines were left out (0: ky, 1: kx), or None for a two-dimensional pattern."""
-    if bool((mask == mask[:, :1]).all()):
-        return 0
-    if bool((mask == mask[:1, :]).all()):
-        return 1
-    return None
+class Fourier(LinearOperator):
+    """Samples of images' Fourier transforms: the grid's (`.cartesian`), others (`.noncartesian`), or your own.
 
-
-class CartesianFourier(LinearOperator):
-    """Fourier transform followed by a sampling mask.
-
-    Parameters
+    Attributes
     ----------
-    mask
-        bool `(ky, kx)`, DC centred.
-
-    Notes
-    -----
-    The normal operator is a periodic convolution. It commutes with shifts, so it needs no centring,
-    and when the mask depends on one axis only, transforms along the other cancel exactly.
+    shape
+        Image matrix `(ny, nx)`: the domain.
+    sample_shape
+        Shape of one coil's samples: the range.
+    n_samples
+        Samples of one coil that were measured.
+    backend
+        How it is computed, in words.
+    precondition_bounds
+        Whether `precondition` is the inverse of an upper bound.
     """
 
-    norm = 1.0
-    backend = "cartesian"
-    precondition_bounds = True
+    shape: tuple[int, int]
+    sample_shape: Shape
+    n_samples: int
+    backend: str
+    precondition_bounds: bool
 
-    def __init__(self, mask: torch.Tensor) -> None:
-        self.mask = mask
-        self.shape = (int(mask.shape[0]), int(mask.shape[1]))
-        self.sample_shape = self.shape
-        self.n_samples = int(mask.sum())
-        axis = line_axis(mask)
-        self._axis = None if axis is None else axis - 2  # images may have axes in front
-        pattern = mask if axis is None else mask.narrow(1 - axis, 0, 1)
-        self._pattern = torch.fft.ifftshift(pattern).to(torch.float32)
+    @property
+    def domain(self) -> Shape:
+        """See `LinearOperator`."""
+        return self.shape
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Images `(..., y, x)` to k-space on the grid `(..., ky, kx)`, zero where not measured."""
-        return centred_fft(x) * self.mask
+    @property
+    def range(self) -> Shape:
+        """See `LinearOperator`."""
+        return self.sample_shape
 
-    def adjoint(self, y: torch.Tensor) -> torch.Tensor:
-        """K-space `(..., ky, kx)` to zero-filled images `(..., y, x)`."""
-        return centred_ifft(y * self.mask)
+    @property
+    @abstractmethod
+    def norm(self) -> float:
+        """Upper bound of the norm of the normal operator."""
 
-    def normal(self, x: torch.Tensor) -> torch.Tensor:
-        """Images to images, `(..., y, x)`."""
-        if self._axis is not None:
-            return torch.fft.ifft(torch.fft.fft(x, dim=self._axis).mul_(self._pattern), dim=self._axis)
-        return torch.fft.ifft2(torch.fft.fft2(x).mul_(self._pattern))
-
+    @abstractmethod
     def precondition(self, x: torch.Tensor, weight: float, damping: float) -> torch.Tensor:
-        """Approximate inverse of ``weight A^H A + damping`` for coils of unit root-sum-of-squares.
-
-        N is a projection, so this is the inverse of an upper bound (`precondition_bounds`).
-        """
-        return x / (weight + damping)
-
-
-Fourier = CartesianFourier | NonCartesianFourier
-
-
-def fourier_operator(frame: KSpaceFrame) -> Fourier:
-    """Choose the Fourier operator that belongs to a frame."""
-    if frame.mask is not None:
-        return CartesianFourier(frame.mask)
-    return NonCartesianFourier(frame.positions, frame.shape)
+        """Approximate inverse of ``weight A^H A + damping`` for coils of unit root-sum-of-squares."""

@@ -13,7 +13,7 @@ from functools import cached_property
 
 import torch
 
-from pogmdm_core.measurement.linear import LinearOperator
+from pogmdm_core.measurement.fourier import Fourier
 from pogmdm_core.measurement.nufft import good_length, lag_nufft, make_nufft, triangle
 
 _NORM_STEPS = 30
@@ -21,7 +21,7 @@ _GAP_DENSITY = 0.3  # stands in where no sample is: coils carry information ther
 _NORM_MARGIN = 1.05  # a power iteration approaches the norm from below
 
 
-class NonCartesianFourier(LinearOperator):
+class NonCartesianFourier(Fourier):
     """Samples of an image's Fourier transform at arbitrary positions.
 
     Parameters
@@ -75,7 +75,8 @@ class NonCartesianFourier(LinearOperator):
         rows = torch.fft.fft(x, n=kernel.shape[1], dim=-1)
         wide = torch.fft.fft(rows, n=kernel.shape[0], dim=-2).mul_(kernel)
         rows = torch.fft.ifft(wide, dim=-2)[..., :ny, :]
-        return torch.fft.ifft(rows, dim=-1)[..., :nx]
+        found: torch.Tensor = torch.fft.ifft(rows, dim=-1)[..., :nx]
+        return found
 
     @cached_property
     def lags(self) -> torch.Tensor:
@@ -83,7 +84,8 @@ class NonCartesianFourier(LinearOperator):
         ny, nx = self.shape
         ones = torch.ones(1, self.n_samples, dtype=torch.complex128, device=self.trajectory.device)
         nufft = lag_nufft(self.trajectory, self.shape, self._nufft.name)
-        return nufft.adjoint(ones)[0] * (((2 * ny - 1) * (2 * nx - 1)) ** 0.5 / (ny * nx))
+        found: torch.Tensor = nufft.adjoint(ones)[0] * (((2 * ny - 1) * (2 * nx - 1)) ** 0.5 / (ny * nx))
+        return found
 
     def _kernel(self, dtype: torch.dtype) -> torch.Tensor:
         """Spectrum of the periodic convolution; real, because t[-l] = conj(t[l]) for every lag kept."""
@@ -120,7 +122,8 @@ class NonCartesianFourier(LinearOperator):
         for rows, at_y in ((slice(ny - 1, None), 0), (slice(0, ny - 1), 1)):
             for columns, at_x in ((slice(nx - 1, None), 0), (slice(0, nx - 1), 1)):
                 folded[at_y:, at_x:] += faded[rows, columns]
-        return torch.fft.fft2(folded).real.clamp_min(0).to(torch.float32)
+        found: torch.Tensor = torch.fft.fft2(folded).real.clamp_min(0).to(torch.float32)
+        return found
 
     def precondition(self, x: torch.Tensor, weight: float, damping: float) -> torch.Tensor:
         """Approximate inverse of ``weight A^H A + damping`` for coils of unit root-sum-of-squares.
@@ -128,4 +131,5 @@ class NonCartesianFourier(LinearOperator):
         Divides by the density of samples, which varies a hundredfold between the centre and the edge of a
         radial scan: what makes gradient and conjugate-gradient steps slow without it.
         """
-        return torch.fft.ifft2(torch.fft.fft2(x) / (weight * (self.circulant + _GAP_DENSITY) + damping))
+        found: torch.Tensor = torch.fft.ifft2(torch.fft.fft2(x) / (weight * (self.circulant + _GAP_DENSITY) + damping))
+        return found

@@ -106,7 +106,7 @@ class LibraryNufft:
 
     def _run(self, kind: int, data: torch.Tensor, result: tuple[int, ...]) -> torch.Tensor:
         parts = []
-        for part in data.split(_BATCH):
+        for part in torch.split(data, _BATCH):
             key = (kind, len(part), _TOLERANCE[data.dtype])
             if key not in self._plans:
                 if len(self._plans) == _MOST_PLANS:
@@ -165,7 +165,8 @@ class GriddingNufft:
             grid.index_add_(1, index, samples * weight)
         padded = torch.fft.ifft2(grid.reshape(len(samples), rows.grid, columns.grid), norm="forward")
         images = padded[:, rows.pixels[:, None], columns.pixels] * (rows.roll_off[:, None] * columns.roll_off)
-        return images / math.sqrt(self._shape[0] * self._shape[1])
+        found: torch.Tensor = images / math.sqrt(self._shape[0] * self._shape[1])
+        return found
 
     def _axes(self, dtype: torch.dtype) -> tuple[_Axis, _Axis]:
         if dtype not in self._made_axes:

@@ -191,7 +191,8 @@ class Phantom:
         """
         samples = torch.fft.ifftshift(self.cartesian(shape), dim=(-2, -1))
         coil_images = torch.fft.fftshift(torch.fft.ifft2(samples, norm="ortho"), dim=(-2, -1))
-        return coil_images.abs().square().sum(0).sqrt()
+        found: torch.Tensor = coil_images.abs().square().sum(0).sqrt()
+        return found
 
     def _spectrum_lookup(self, k: torch.Tensor, order: int) -> _Lookup:
         """Choose between direct evaluation and, when k lies on the series' lattice, a table."""
@@ -212,7 +213,7 @@ class Phantom:
     def _spectrum(self, kx: torch.Tensor, ky: torch.Tensor) -> torch.Tensor:
         """Fourier transform of the object without phase and coils; any shape in, complex128 out."""
         out = torch.empty(kx.numel(), dtype=torch.complex128)
-        parts = zip(*(t.reshape(-1).split(_BLOCK) for t in (kx, ky, out)), strict=True)
+        parts = zip(*(torch.split(t.reshape(-1), _BLOCK) for t in (kx, ky, out)), strict=True)
         for kx_part, ky_part, out_part in parts:
             out_part.copy_(self._spectrum_block(kx_part, ky_part))
         return out.reshape(kx.shape)
@@ -341,7 +342,8 @@ def _fit_series(profiles: torch.Tensor, order: int) -> torch.Tensor:
     basis = _basis(torch.linspace(-0.5, 0.5, _FIT_GRID, dtype=torch.float64), order)
     eye = torch.eye(basis.shape[1], dtype=torch.complex128)
     solve = torch.linalg.solve(basis.mH @ basis + _FIT_RIDGE * _FIT_GRID * eye, basis.mH)
-    return solve @ profiles.to(torch.complex128) @ solve.mT
+    found: torch.Tensor = solve @ profiles.to(torch.complex128) @ solve.mT
+    return found
 
 
 def _evaluate_series(series: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:

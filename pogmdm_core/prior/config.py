@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from pogmdm_core.prior.grid_mixture import GridMixtureExperts
-from pogmdm_core.prior.model import Bank, Experts, Prior
+from pogmdm_core.prior.model import ProductPrior
 from pogmdm_core.prior.multiscale import DEFAULT_SCALES, MultiscaleBank, Scale
 from pogmdm_core.prior.scale_mixture import ScaleMixtureExperts
 from pogmdm_core.prior.shearlets import ShearletBank
@@ -79,10 +79,9 @@ def build_prior(
     experts: GridMixtureConfig | ScaleMixtureConfig,
     level_range: tuple[float, float],
     name: str,
-) -> Prior:
+) -> ProductPrior:
     """Make an untrained prior with widths measured."""
-    filters: Bank = bank.build()
-    scores: Experts = experts.build(filters.n_filters)
-    prior = Prior(filters, scores, level_range, name)
+    filters = bank.build()
+    prior = ProductPrior(filters, experts.build(filters.n_filters), level_range, name)
     prior.measure_widths()
     return prior

@@ -17,6 +17,7 @@ import math
 
 import torch
 
+from pogmdm_core.prior.base import Experts
 from pogmdm_core.prior.tables import ScoreTable, build_table, look_up
 
 _TAIL = 8.0  # half-range of the tables beyond the outermost mean, in expert standard deviations
@@ -26,7 +27,7 @@ _START_EXPONENT = 0.25  # about 1 / redundancy of the bank
 _TRAIN_NODES = 400  # per half-range of the differentiable tables
 
 
-class GridMixtureExperts(torch.nn.Module):
+class GridMixtureExperts(Experts):
     """Symmetric Gaussian mixtures with 125 fixed means.
 
     Parameters
@@ -52,7 +53,6 @@ class GridMixtureExperts(torch.nn.Module):
         self.exponent_slope = torch.nn.Parameter(torch.zeros(n_filters))
         self.register_buffer("width", torch.ones(n_filters))
         self.register_buffer("sigma_0", torch.tensor(2 * half_range / (n_means - 1)))
-        self.width: torch.Tensor
         self.sigma_0: torch.Tensor
 
     def config(self) -> dict[str, object]:
@@ -102,7 +102,8 @@ class GridMixtureExperts(torch.nn.Module):
             term = log_weight.reshape(shape) - (u - mean) ** 2 / (2 * s.reshape(shape))
             total = term if total is None else torch.logaddexp(total, term)
         assert total is not None  # noqa: S101 - n_means >= 3
-        return total - 0.5 * torch.log(2 * math.pi * s).reshape(shape)
+        found: torch.Tensor = total - 0.5 * torch.log(2 * math.pi * s).reshape(shape)
+        return found
 
     def score(self, u: torch.Tensor, level: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Direct d/du log psi_k and its derivative; `u` real `(n_filters, n)`, any precision.
@@ -128,7 +129,7 @@ class GridMixtureExperts(torch.nn.Module):
         power = exact.exponents(level)[:, None]
 
         def evaluate(u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            pieces = [exact.score(part, level) for part in u.split(256, dim=1)]
+            pieces = [exact.score(part, level) for part in torch.split(u, 256, dim=1)]
             value = torch.cat([p[0] for p in pieces], dim=1)
             slope = torch.cat([p[1] for p in pieces], dim=1)
             return power * value, power * slope

@@ -17,14 +17,8 @@ from collections import OrderedDict
 
 import torch
 
-from pogmdm_core.prior.grid_mixture import GridMixtureExperts
-from pogmdm_core.prior.multiscale import MultiscaleBank
-from pogmdm_core.prior.scale_mixture import ScaleMixtureExperts
-from pogmdm_core.prior.shearlets import ShearletBank
+from pogmdm_core.prior.base import Experts, FilterBank
 from pogmdm_core.prior.tables import ScoreTable
-
-Bank = ShearletBank | MultiscaleBank
-Experts = GridMixtureExperts | ScaleMixtureExperts
 
 _WIDTH_GRID = (96, 96)
 _SAME = 1e-3  # levels this close to the end of the range are in it
@@ -33,7 +27,7 @@ _MAX_CACHED_TABLES = 4096
 _CHUNK_BYTES = 2**25  # filter responses handled at once: small enough to stay near the cache
 
 
-class Prior(torch.nn.Module):
+class ProductPrior(torch.nn.Module):
     """A filter bank and its experts, ready to score images of any size.
 
     Parameters
@@ -48,7 +42,7 @@ class Prior(torch.nn.Module):
 
     def __init__(
         self,
-        bank: Bank,
+        bank: FilterBank,
         experts: Experts,
         level_range: tuple[float, float] = (0.005, 0.5),
         name: str = "unnamed",
@@ -97,7 +91,7 @@ class Prior(torch.nn.Module):
         images = x.reshape(-1, *x.shape[-2:])
         n_pixels = images.shape[-2] * images.shape[-1]
         together = max(1, _CHUNK_BYTES // (16 * spectra.shape[0] * n_pixels))
-        parts = [_score_images(part, spectra, table) for part in images.split(together)]
+        parts = [_score_images(part, spectra, table) for part in torch.split(images, together)]
         return torch.cat(parts).reshape(x.shape)
 
     def denoise(self, y: torch.Tensor, level: float) -> torch.Tensor:
@@ -132,7 +126,8 @@ class Prior(torch.nn.Module):
         spectra = self.bank.spectra((y.shape[-2], y.shape[-1]))
         u = torch.fft.ifft2(spectra.conj() * torch.fft.fft2(y)[:, None]).real
         phi = self.experts.training_score(u.flatten(2), levels, filter_norms(spectra)).reshape(u.shape)
-        return torch.fft.ifft2((spectra * torch.fft.fft2(phi)).sum(1)).real
+        found: torch.Tensor = torch.fft.ifft2((spectra * torch.fft.fft2(phi)).sum(1)).real
+        return found
 
     @torch.no_grad()
     def lipschitz_bound(self, level: float, shape: tuple[int, int]) -> float:
@@ -201,4 +196,5 @@ def _score_images(images: torch.Tensor, spectra: torch.Tensor, table: ScoreTable
             phi = table(u.real.reshape(u.shape[0], -1), part).reshape(u.shape)
         total += (kernels * torch.fft.fft2(phi)).sum(0)
     out = torch.fft.ifft2(total)
-    return out if images.is_complex() else out.real
+    found: torch.Tensor = out if images.is_complex() else out.real
+    return found

@@ -18,12 +18,14 @@ from collections.abc import Sequence
 
 import torch
 
+from pogmdm_core.prior.base import FilterBank
+
 Scale = tuple[int, int, int]
 DEFAULT_SCALES: tuple[Scale, ...] = ((1, 7, 10), (2, 7, 6), (4, 5, 4), (8, 5, 4))
 QUALITY_SCALES: tuple[Scale, ...] = ((1, 7, 16), (2, 5, 12), (4, 5, 8), (8, 5, 4))
 
 
-class MultiscaleBank(torch.nn.Module):
+class MultiscaleBank(FilterBank):
     """Free filters on dyadic scales.
 
     Parameters
@@ -55,9 +57,18 @@ class MultiscaleBank(torch.nn.Module):
     def spectra(self, shape: tuple[int, int]) -> torch.Tensor:
         """Spectra of all filters on an n x m torus, complex `(n_filters, n, m)`."""
         groups = [_spectra_of_scale(k, scale[0], shape) for k, scale in zip(self.kernels, self.scales, strict=True)]
-        spectra = torch.cat(groups) * self.gain.exp()[:, None, None]
+        spectra = torch.cat(groups) * self.gains()[:, None, None]
         coverage = (spectra.real**2 + spectra.imag**2).sum(0)
         return spectra / coverage.clamp_min(self.tight_frame).sqrt()
+
+    def scale_groups(self) -> list[tuple[str, torch.Tensor]]:
+        """See `FilterBank`."""
+        scale = torch.repeat_interleave(torch.tensor([n for _, _, n in self.scales]))
+        return [(f"x {dilation}", scale == i) for i, (dilation, _, _) in enumerate(self.scales)]
+
+    def gains(self) -> torch.Tensor:
+        """See `FilterBank`."""
+        return self.gain.exp()
 
     @torch.no_grad()
     def project(self) -> None:

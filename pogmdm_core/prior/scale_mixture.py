@@ -21,6 +21,7 @@ import math
 
 import torch
 
+from pogmdm_core.prior.base import Experts
 from pogmdm_core.prior.tables import ScoreTable, build_table, look_up
 
 _REACH = 8.0  # |u| up to which tables are exact, units of the image scale
@@ -29,7 +30,7 @@ _N_EXPONENT_KNOTS = 6
 _TRAIN_NODES = 256
 
 
-class ScaleMixtureExperts(torch.nn.Module):
+class ScaleMixtureExperts(Experts):
     """Zero-mean Gaussian scale mixtures, one set of weights per filter.
 
     Parameters
@@ -59,7 +60,6 @@ class ScaleMixtureExperts(torch.nn.Module):
         self.logits = torch.nn.Parameter(torch.linspace(1.5, -1.5, n_scales).repeat(n_filters, n_knots, 1))
         self.log_exponents = torch.nn.Parameter(torch.zeros(n_filters, _N_EXPONENT_KNOTS))
         self.register_buffer("width", torch.ones(n_filters))
-        self.width: torch.Tensor
 
     def config(self) -> dict[str, object]:
         """Return what the weights file must record to rebuild these experts."""

@@ -14,6 +14,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+from pogmdm_core.prior.base import FilterBank
+
 N_SHEARLETS = 20
 _SHEARS = (-2, -1, 0, 1, 2)
 _LEN_LOW = 9
@@ -91,7 +93,7 @@ def wrap_kernel(kernel: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
     return kernel.new_zeros(shape[0] * shape[1]).index_add(0, target, kernel.reshape(-1)).reshape(shape)
 
 
-class ShearletBank(torch.nn.Module):
+class ShearletBank(FilterBank):
     """The 20 filters; learned are `low_pass`, `fan` and `gain` (9 + 289 + 20 numbers).
 
     Parameters
@@ -123,11 +125,16 @@ class ShearletBank(torch.nn.Module):
         """Spectra of all filters on an n x m torus, complex `(20, n, m)`, gain included."""
         cone = shearlet_kernels(self.low_pass, self.fan)
         wrapped = [wrap_kernel(k, shape) for k in cone] + [wrap_kernel(k.T, shape) for k in cone]
-        spectra = torch.fft.fft2(torch.stack(wrapped)) * self.gain[:, None, None]
+        spectra: torch.Tensor = torch.fft.fft2(torch.stack(wrapped)) * self.gain[:, None, None]
         if self.tight_frame is not None:
             coverage = (spectra.real**2 + spectra.imag**2).sum(0)
             spectra = spectra / coverage.clamp_min(self.tight_frame).sqrt()
         return spectra
+
+    def scale_groups(self) -> list[tuple[str, torch.Tensor]]:
+        """See `FilterBank`: two cones of five coarse and five fine shears each."""
+        coarse = torch.arange(self.n_filters) % 10 < 5
+        return [("coarse", coarse), ("fine", ~coarse)]
 
     @torch.no_grad()
     def project(self) -> None:
@@ -180,4 +187,5 @@ def start_fan() -> torch.Tensor:
     inside = slice(fine // 2 - _LEN_FAN // 2, fine // 2 + _LEN_FAN // 2 + 1)
     window = torch.kaiser_window(_LEN_FAN, periodic=False, beta=4.0, dtype=torch.float64)
     fan = ideal[inside, inside] * torch.outer(window, window)
-    return (fan / fan.abs().sum()).float()
+    found: torch.Tensor = (fan / fan.abs().sum()).float()
+    return found

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from pogmdm_core.errors import DataError
 from pogmdm_core.prior.config import BankConfig, ExpertConfig, MultiscaleConfig, ScaleMixtureConfig, build_prior
-from pogmdm_core.prior.model import Prior
+from pogmdm_core.prior.model import ProductPrior
 from pogmdm_core.settings import Section
 
 VALIDATION_LEVELS = (0.02, 0.05, 0.1, 0.2, 0.4)
@@ -171,7 +171,7 @@ def validation_crops(images: Sequence[TrainingImage], limit: int = 24) -> torch.
     return torch.stack(crops)
 
 
-def validate(prior: Prior, crops: torch.Tensor, step: int = 0, loss: float = math.nan) -> Validation:
+def validate(prior: ProductPrior, crops: torch.Tensor, step: int = 0, loss: float = math.nan) -> Validation:
     """Denoise held-out crops at fixed noise realisations and report PSNR per level."""
     psnr, noisy_psnr = {}, {}
     for i, level in enumerate(VALIDATION_LEVELS):
@@ -226,14 +226,14 @@ class Trainer:
         inner = slice(settings.margin, settings.patch - settings.margin)
         loss = (levels * score + noise)[:, inner, inner].square().mean()
         self._optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         self._optimiser.step()
         self._prior.bank.project()
         self.step += 1
         _move_average(self._average, self._prior, min(settings.ema, self.step / (self.step + 10)))
         return float(loss.detach())
 
-    def finished(self) -> Prior:
+    def finished(self) -> ProductPrior:
         """Averaged (EMA) parameters, back on the constraints, widths measured."""
         prior = copy.deepcopy(self._average)
         prior.bank.project()
@@ -279,7 +279,7 @@ def train(
     settings: TrainingSettings,
     report: Callable[[Validation], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[Prior, list[Validation]]:
+) -> tuple[ProductPrior, list[Validation]]:
     """Train a prior from start to end.
 
     Parameters
@@ -316,7 +316,7 @@ def run(
             yield validation
 
 
-def _optimiser(prior: Prior, settings: TrainingSettings) -> torch.optim.Adam:
+def _optimiser(prior: ProductPrior, settings: TrainingSettings) -> torch.optim.Adam:
     rates = settings.learning_rates
     bank, experts = prior.bank, prior.experts
     groups = [
@@ -341,6 +341,6 @@ def _draw_levels(settings: TrainingSettings, generator: torch.Generator) -> torc
 
 
 @torch.no_grad()
-def _move_average(average: Prior, prior: Prior, decay: float) -> None:
+def _move_average(average: ProductPrior, prior: ProductPrior, decay: float) -> None:
     for kept, new in zip(average.parameters(), prior.parameters(), strict=True):
         kept.lerp_(new, 1 - decay)

@@ -21,7 +21,7 @@ from safetensors.torch import save
 
 from pogmdm_core.errors import ConfigError
 from pogmdm_core.prior.config import BankConfig, ExpertConfig, build_prior
-from pogmdm_core.prior.model import Prior
+from pogmdm_core.prior.model import ProductPrior
 from pogmdm_core.settings import Section
 
 FORMAT = 1
@@ -56,7 +56,7 @@ def shipped_weights() -> dict[str, Path]:
     return {path.stem: path for path in sorted(_folder().glob("*.safetensors"))}
 
 
-def load_prior(name_or_path: str | Path = "default", device: torch.device | str = "cpu") -> Prior:
+def load_prior(name_or_path: str | Path = "default", device: torch.device | str = "cpu") -> ProductPrior:
     """Load a prior by shipped name or from a file.
 
     Parameters
@@ -114,7 +114,7 @@ def read_card(path: Path) -> Card:
     return _read_card(text, path.name)
 
 
-def save_prior(prior: Prior, path: Path, training: dict[str, Any] | None = None) -> str:
+def save_prior(prior: ProductPrior, path: Path, training: dict[str, Any] | None = None) -> str:
     """Write a prior as safetensors (complete or not at all) and return the file's sha256."""
     card = {
         "format": FORMAT,
@@ -146,7 +146,7 @@ def _read_card(text: str | None, name: str) -> Card:
         raise ConfigError(122, f"the record of weights {name} is not valid: {where}: {first['msg']}.") from error
 
 
-def _rebuild(card: Card, tensors: dict[str, torch.Tensor], name: str) -> Prior:
+def _rebuild(card: Card, tensors: dict[str, torch.Tensor], name: str) -> ProductPrior:
     prior = build_prior(card.bank, card.experts, card.level_range, card.name)
     expected = {key: tuple(value.shape) for key, value in prior.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in tensors.items()}

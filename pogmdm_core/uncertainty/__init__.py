@@ -1,1 +1,1 @@
-"""The pixel-wise standard deviation: measured on held-out k-space, patterned by folds and samples."""
+"""The pixel-wise standard deviation: its size from held-out k-space and samples, and so is its pattern."""

@@ -1,6 +1,6 @@
 """The standard-deviation map: a scale times a pattern.
 
-The scale is the predicted root mean square error inside the object: of held-out k-space (folds), or the
+The scale is the predicted root mean square error inside the object: of held-out k-space, or the
 spread of the samples times the factor by which such samples are too narrow, or the geometric mean of
 both, whose errors are independent. The pattern says how it is distributed over the image: how far
 the magnitude moves when data are left out, and how far samples of the prior move.
@@ -21,7 +21,7 @@ DISAGREE = 1.5  # ratio of the two scales beyond which the scale is called uncer
 MOST_UNTESTED = 0.25
 # The jackknife's share of the error: never more than 1 on lines and spokes, a third on random points.
 _JACKKNIFE = 0.8
-_EVEN_SHARE = 0.2  # constant added to a pattern of folds alone: four of them agree somewhere by chance
+_EVEN_SHARE = 0.2  # constant added to a pattern of left-out groups alone: four of them agree somewhere by chance
 _OBJECT_LEVEL = 0.06
 
 
@@ -40,7 +40,7 @@ class Uncertainty:
         Root mean square error inside the object, units of `std`, as ``folds`` and ``samples`` say; and
         ``untested``, the share of the error that no held-out sample speaks for.
     warnings
-        ``SCALE_UNCERTAIN``, ``LOWER_BOUND``.
+        ``SCALE_UNCERTAIN``, ``STD_LOWER_BOUND``.
     """
 
     std: torch.Tensor | None
@@ -67,7 +67,7 @@ def combine(
     held: HeldOut | None,
     samples: Sequence[torch.Tensor],
     sample_factor: float,
-    fold_factor: float = 1.0,
+    held_out_factor: float = 1.0,
 ) -> Uncertainty:
     """Make the map.
 
@@ -76,12 +76,12 @@ def combine(
     magnitude
         The image whose error is wanted, float32 `(y, x)`, on the CPU.
     held
-        What the folds say, or None.
+        What held-out samples say, or None.
     samples
         Magnitudes of posterior samples, each `(y, x)`, units of `magnitude`; fewer than two say nothing.
     sample_factor
         Factor by which samples are too narrow, > 0.
-    fold_factor
+    held_out_factor
         Factor by which left-out samples are predicted worse than those never acquired, > 0.
     """
     inside = object_mask(magnitude)
@@ -92,12 +92,12 @@ def combine(
     warnings: list[str] = []
     least = 0.0
     if held is not None:
-        least = _JACKKNIFE * _jackknife(held, inside) / fold_factor
-        scales["folds"] = max(held.spectrum.rms(2 * held.noise_std**2, int(inside.sum())) / fold_factor, least)
+        least = _JACKKNIFE * _jackknife(held, inside) / held_out_factor
+        scales["folds"] = max(held.spectrum.rms(2 * held.noise_std**2, int(inside.sum())) / held_out_factor, least)
         scales["untested"] = held.spectrum.untested
         patterns.append(_normalised(_smooth(held.spread), inside))
         if held.spectrum.untested > MOST_UNTESTED:
-            warnings.append("LOWER_BOUND")
+            warnings.append("STD_LOWER_BOUND")
     if len(samples) >= 2:
         variance = torch.stack(list(samples)).var(0)
         scales["samples"] = sample_factor * float(variance[inside].mean().sqrt())

@@ -64,7 +64,7 @@ class ErrorSpectrum:
 
 
 def fit(
-    frame: KSpaceFrame, folds: Sequence[torch.Tensor], errors: Sequence[torch.Tensor], noise: float
+    frame: KSpaceFrame, groups: Sequence[torch.Tensor], errors: Sequence[torch.Tensor], noise: float
 ) -> ErrorSpectrum:
     """Fit the error spectrum of a scan.
 
@@ -72,24 +72,24 @@ def fit(
     ----------
     frame
         The scan.
-    folds
+    groups
         From `split`, at least one.
     errors
-        Squared residuals of the left-out samples, summed over coils, float64, one array `(n_left_out,)` per fold.
+        Squared residuals of the left-out samples, summed over coils, float64, one array `(n_left_out,)` per group.
     noise
         What noise alone contributes to a squared residual (all coils).
     """
     axis = None if frame.mask is None else axis_of_lines(frame.mask.cpu())
     if axis is None:
-        return _fit_bands(frame, folds, errors, noise)
-    return _fit_lines(frame, axis, folds, errors, noise)
+        return _fit_bands(frame, groups, errors, noise)
+    return _fit_lines(frame, axis, groups, errors, noise)
 
 
 def _fit_bands(
-    frame: KSpaceFrame, folds: Sequence[torch.Tensor], errors: Sequence[torch.Tensor], noise: float
+    frame: KSpaceFrame, groups: Sequence[torch.Tensor], errors: Sequence[torch.Tensor], noise: float
 ) -> ErrorSpectrum:
     band = _band(*positions(frame))
-    where = torch.cat([band[fold] for fold in folds])
+    where = torch.cat([band[group] for group in groups])
     count = torch.bincount(where, minlength=N_BANDS).double()
     energy = torch.zeros(N_BANDS, dtype=torch.float64).index_add_(0, where, torch.cat(list(errors)))
     seen = torch.nonzero(count).squeeze(1)
@@ -108,20 +108,20 @@ def _band(ky: torch.Tensor, kx: torch.Tensor) -> torch.Tensor:
 
 
 def _fit_lines(
-    frame: KSpaceFrame, axis: int, folds: Sequence[torch.Tensor], errors: Sequence[torch.Tensor], noise: float
+    frame: KSpaceFrame, axis: int, groups: Sequence[torch.Tensor], errors: Sequence[torch.Tensor], noise: float
 ) -> ErrorSpectrum:
     mask = frame.sampled_cells.cpu()
     lines = mask.any(1 - axis)
     frequency = line_positions(frame.shape[axis]).abs().clamp_min(CENTRE)
     held, distance, mean = [], [], []
-    for fold, error in zip(folds, errors, strict=True):
-        out = torch.nonzero(fold.any(1 - axis)).squeeze(1)
+    for group, error in zip(groups, errors, strict=True):
+        out = torch.nonzero(group.any(1 - axis)).squeeze(1)
         held.append(out)
-        distance.append(_distance(lines & ~fold.any(1 - axis))[out])
-        # `error` is ordered as fold[fold] is: along rows
+        distance.append(_distance(lines & ~group.any(1 - axis))[out])
+        # `error` is ordered as group[group] is: along rows
         image = torch.zeros(mask.shape, dtype=torch.float64)
-        image[fold] = error
-        mean.append((image.sum(1 - axis) / fold.sum(1 - axis).clamp_min(1))[out])
+        image[group] = error
+        mean.append((image.sum(1 - axis) / group.sum(1 - axis).clamp_min(1))[out])
     f, d, y = frequency[torch.cat(held)], torch.cat(distance), torch.cat(mean)
     level, coefficients = _regress(f, d, y, noise)
     gaps = _distance(lines)

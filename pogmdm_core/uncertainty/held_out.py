@@ -24,12 +24,12 @@ _WRONG = 1.1  # ratio of the noise to what the best predicted samples leave room
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What the folds of one scan say.
+    """What the samples of one scan that were left out, group by group, say.
 
     Attributes
     ----------
     spread
-        Mean over folds of the squared change of the magnitude, float32 `(y, x)`, on the CPU.
+        Mean over groups of the squared change of the magnitude, float32 `(y, x)`, on the CPU.
     spectrum
         Where in k-space the error is.
     misfit
@@ -37,7 +37,7 @@ class HeldOut:
     noise_std
         Noise that was taken off: the receivers', or on the grid what the best predicted samples leave room for, if that
         is less.
-    n_folds, n_planned
+    n_groups, n_planned
         Folds that were finished, and into how many the scan was divided.
     """
 
@@ -45,7 +45,7 @@ class HeldOut:
     spectrum: ErrorSpectrum
     misfit: float
     noise_std: float
-    n_folds: int
+    n_groups: int
     n_planned: int
 
 
@@ -54,11 +54,11 @@ def held_out(
     csm: torch.Tensor,
     image: torch.Tensor,
     noise_std: float,
-    folds: Sequence[torch.Tensor],
+    groups: Sequence[torch.Tensor],
     estimate: Callable[[EncodingModel], torch.Tensor],
     should_stop: Callable[[], bool] | None = None,
 ) -> HeldOut | None:
-    """Reconstruct without each fold, and measure how well it is predicted.
+    """Reconstruct without each group, and measure how well it is predicted.
 
     Parameters
     ----------
@@ -70,22 +70,22 @@ def held_out(
         Reconstruction from everything, complex `(y, x)`.
     noise_std
         Noise per real/imaginary part of a k-space sample, units of `image`.
-    folds
+    groups
         From `split`.
     estimate
         Makes the reconstruction, complex `(y, x)`, of a model with less data.
     should_stop
-        Asked after each fold, which is dropped when it says so: it may not be finished.
+        Asked after each group, which is dropped when it says so: it may not be finished.
 
     Returns
     -------
-        None when no fold was finished.
+        None when no group was finished.
     """
     frame, operator = model.frame, model.for_image(csm)
     squared = torch.zeros(frame.shape, device=image.device)
     errors: list[torch.Tensor] = []
-    for fold in folds:
-        chosen = fold.to(image.device)
+    for group in groups:
+        chosen = group.to(image.device)
         without = estimate(EncodingModel(frame.subset(~chosen), model.scale))
         if should_stop is not None and should_stop():
             break
@@ -94,7 +94,7 @@ def held_out(
         squared += (without.abs() - image.abs()) ** 2
     if not errors:
         return None
-    done, left_out = folds[: len(errors)], torch.cat(errors)
+    done, left_out = groups[: len(errors)], torch.cat(errors)
     noise = 2 * noise_std**2 * frame.n_coils
     # off the grid shots cross and overlap, and what was gridded before shares its noise between neighbours there
     least = _least_error(frame, done, errors) if frame.is_cartesian else math.inf
@@ -102,10 +102,10 @@ def held_out(
         noise = least
     misfit, noise_std = ((error / (2 * frame.n_coils)) ** 0.5 for error in (float(left_out.mean()), noise))
     spectrum = fit(frame, done, errors, noise)
-    return HeldOut((squared / len(errors)).cpu(), spectrum, misfit, noise_std, len(errors), len(folds))
+    return HeldOut((squared / len(errors)).cpu(), spectrum, misfit, noise_std, len(errors), len(groups))
 
 
-def _least_error(frame: KSpaceFrame, folds: Sequence[torch.Tensor], errors: Sequence[torch.Tensor]) -> float:
+def _least_error(frame: KSpaceFrame, groups: Sequence[torch.Tensor], errors: Sequence[torch.Tensor]) -> float:
     """Mean squared residual of the best predicted tenth, by radius: no prediction is better than the noise.
 
     The noise of a sample that was left out is in no prediction of it, so that both add up. Twice its own standard
@@ -113,11 +113,12 @@ def _least_error(frame: KSpaceFrame, folds: Sequence[torch.Tensor], errors: Sequ
     the frame says.
     """
     radius, measured = torch.hypot(*positions(frame)), (frame.kspace != 0).any(0).cpu()
-    kept = torch.cat([measured[fold] for fold in folds])
+    kept = torch.cat([measured[group] for group in groups])
     left_out = torch.cat(list(errors))[kept]
     if not len(left_out):
         return 0.0
-    outwards = left_out[torch.argsort(torch.cat([radius[fold] for fold in folds])[kept], stable=True)]
+    outwards = left_out[torch.argsort(torch.cat([radius[group] for group in groups])[kept], stable=True)]
     n_parts = min(_PARTS, max(1, len(outwards) * frame.n_coils // _ENOUGH_VALUES))
     parts = outwards.tensor_split(n_parts)
-    return min(float(part.mean()) * (1 + 2 / (len(part) * frame.n_coils) ** 0.5) for part in parts)
+    found: float = min(float(part.mean()) * (1 + 2 / (len(part) * frame.n_coils) ** 0.5) for part in parts)
+    return found

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import torch
 
-from pogmdm_core.estimate.joint_start import WarmStart
+from pogmdm_core.estimate.joint_start import JointStart
 from pogmdm_core.estimate.map_estimate import MapEstimate, level_for, map_estimate
 from pogmdm_core.measurement.encoding import EncodingModel
-from pogmdm_core.prior.model import Prior
+from pogmdm_core.prior.base import Prior
 from pogmdm_core.run import Run, SamplerStatus
-from pogmdm_core.settings import SamplerSettings, Settings
+from pogmdm_core.settings import MapSettings, Settings
 from pogmdm_core.uncertainty.held_out import HeldOut, held_out
 from pogmdm_core.uncertainty.leave_out import split
 
@@ -26,7 +26,7 @@ PRIOR_WEIGHTS = (1.0, 0.5)  # 0.5 gains 0.2 to 0.6 dB on two brains, and loses 1
 
 @dataclass(frozen=True)
 class JudgedMap:
-    """A MAP image `(y, x)` complex64, the weight of the prior it was made with, and what its folds say, if any."""
+    """A MAP image `(y, x)` complex64, the prior's weight it was made with, and what held-out samples say, if any."""
 
     image: torch.Tensor
     weight: float
@@ -36,7 +36,7 @@ class JudgedMap:
 def judged_map(
     model: EncodingModel,
     prior: Prior,
-    start: WarmStart,
+    start: JointStart,
     noise_level: float,
     noise_std: float,
     settings: Settings,
@@ -61,19 +61,18 @@ def judged_map(
     -------
         None when it is switched off, time was up before it, or it diverged (the status says so).
     """
-    sampler = settings.sampler
-    judge = settings.uncertainty.method in ("calibrated", "folds")
-    folds = split(model.frame, settings.uncertainty.n_folds, sampler.seed) if judge else []
-    if sampler.prior_weight is not None:
-        weights: tuple[float, ...] = (sampler.prior_weight,)
+    is_judged = settings.uncertainty.method in ("calibrated", "folds")
+    groups = split(model.frame, settings.uncertainty.n_folds, settings.sampler.seed) if is_judged else []
+    if settings.map.prior_weight is not None:
+        weights: tuple[float, ...] = (settings.map.prior_weight,)
     else:
-        weights = PRIOR_WEIGHTS if folds else PRIOR_WEIGHTS[:1]
+        weights = PRIOR_WEIGHTS if groups else PRIOR_WEIGHTS[:1]
+    judge = _Judge(model, prior, start.csm, noise_level, noise_std, groups, settings.map, run, len(weights))
     best, image = None, start.image
     for number, weight in enumerate(weights):
-        if sampler.map_steps == 0 or run.status is SamplerStatus.CANCELLED:
+        if settings.map.steps == 0 or run.status is SamplerStatus.CANCELLED:
             break
-        share = (number, len(weights))
-        found = _attempt(model, prior, start.csm, image, noise_level, noise_std, weight, share, folds, sampler, run)
+        found = judge.attempt(number, weight, image)
         if found is None:
             break
         image = found.image
@@ -82,46 +81,54 @@ def judged_map(
     return best
 
 
-def _attempt(
-    model: EncodingModel,
-    prior: Prior,
-    csm: torch.Tensor,
-    first: torch.Tensor,
-    noise_level: float,
-    noise_std: float,
-    weight: float,
-    share: tuple[int, int],
-    folds: Sequence[torch.Tensor],
-    sampler: SamplerSettings,
-    run: Run,
-) -> JudgedMap | None:
-    """MAP image from `first`, and its folds from that image; `share`: number of this attempt, and of how many."""
-    steps, tolerance = sampler.map_steps, sampler.map_tolerance
-    # half the prior against the data is the whole prior against data of half the noise variance
-    noise, level = noise_level * weight**0.5, sampler.map_level or level_for(noise_level)
+@dataclass(frozen=True)
+class _Judge:
+    """What is the same for all `n_attempts` weights of the prior; `groups` of samples are left out in turn."""
 
-    def estimate(part: EncodingModel, first: torch.Tensor, stage: str, number: int, n_parts: int) -> MapEstimate:
-        before, total = (share[0] * n_parts + number) * steps, share[1] * n_parts * steps
-        report = run.reporter(stage, before, total)
-        return map_estimate(part, prior, csm, first, noise, level, steps, tolerance, report, run.should_stop)
+    model: EncodingModel
+    prior: Prior
+    csm: torch.Tensor
+    noise_level: float
+    noise_std: float
+    groups: Sequence[torch.Tensor]
+    settings: MapSettings
+    run: Run
+    n_attempts: int
 
-    with run.timed("MAP"):
-        found = estimate(model, first, "MAP", 0, 1)
-    if not bool(torch.isfinite(torch.view_as_real(found.image)).all()):
-        run.end(SamplerStatus.DIVERGED, f"the MAP estimate diverged within {found.n_steps} steps")
-        return None
-    if not folds:
-        return JudgedMap(found.image, weight, None)
-    numbers = iter(range(len(folds)))
+    def attempt(self, number: int, weight: float, first: torch.Tensor) -> JudgedMap | None:
+        """MAP image from `first`, then from that image what it is without each group; `number` of this attempt."""
+        run = self.run
+        with run.timed("MAP"):
+            found = self._estimate(self.model, weight, first, "MAP", (number, self.n_attempts))
+        if not bool(torch.isfinite(torch.view_as_real(found.image)).all()):
+            run.end(SamplerStatus.DIVERGED, f"the MAP estimate diverged within {found.n_steps} steps")
+            return None
+        if not self.groups:
+            return JudgedMap(found.image, weight, None)
+        n_groups = len(self.groups)
+        numbers = iter(range(number * n_groups, (number + 1) * n_groups))
 
-    def without(part: EncodingModel) -> torch.Tensor:
-        return estimate(part, found.image, "folds", next(numbers), len(folds)).image
+        def without(rest: EncodingModel) -> torch.Tensor:
+            share = next(numbers), self.n_attempts * n_groups
+            return self._estimate(rest, weight, found.image, "held-out k-space", share).image
 
-    with run.timed("folds"):
-        held = held_out(model, csm, found.image, noise_std, folds, without, run.should_stop)
-    return JudgedMap(found.image, weight, held)
+        with run.timed("held-out k-space"):
+            held = held_out(self.model, self.csm, found.image, self.noise_std, self.groups, without, run.should_stop)
+        return JudgedMap(found.image, weight, held)
+
+    def _estimate(
+        self, model: EncodingModel, weight: float, first: torch.Tensor, stage: str, share: tuple[int, int]
+    ) -> MapEstimate:
+        """MAP image of a model from `first`; `share`: number of this estimate in its stage, and of how many."""
+        steps, tolerance = self.settings.steps, self.settings.tolerance
+        # half the prior against the data is the whole prior against data of half the noise variance
+        noise, level = self.noise_level * weight**0.5, self.settings.level or level_for(self.noise_level)
+        report = self.run.reporter(stage, share[0] * steps, share[1] * steps)
+        return map_estimate(
+            model, self.prior, self.csm, first, noise, level, steps, tolerance, report, self.run.should_stop
+        )
 
 
 def _predicts_better(held: HeldOut | None, other: HeldOut | None) -> bool:
-    """Whether the same folds were finished, and were predicted better."""
-    return held is not None and other is not None and held.n_folds == other.n_folds and held.misfit < other.misfit
+    """Whether the same groups were predicted, and better."""
+    return held is not None and other is not None and held.n_groups == other.n_groups and held.misfit < other.misfit

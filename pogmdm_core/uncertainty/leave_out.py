@@ -1,4 +1,4 @@
-"""Folds of a scan: which acquired samples are left out together, to be predicted from the rest.
+"""Which acquired samples are left out together, to be predicted from the rest.
 
 Samples near the centre of k-space stay: coils and contrast come from there. Where samples come in
 lines, spokes or interleaves, whole ones are left out: a neighbour on the same readout would give a
@@ -12,7 +12,7 @@ from enum import Enum
 import torch
 
 from pogmdm_core.frame import KSpaceFrame
-from pogmdm_core.measurement.fourier import line_axis
+from pogmdm_core.measurement.cartesian import line_axis
 
 _MOSTLY, _NEARLY = 0.75, 0.95  # share of a line that is measured, beside lines that are missing, and without
 CENTRE = 0.04  # cycles/pixel: lines and points nearer to DC than this are never left out
@@ -68,35 +68,35 @@ def line_positions(n: int) -> torch.Tensor:
     return (torch.arange(n) - n // 2) / n
 
 
-def split(frame: KSpaceFrame, n_folds: int, seed: int = 0) -> list[torch.Tensor]:
-    """Divide the acquired samples away from the centre into folds.
+def split(frame: KSpaceFrame, n_groups: int, seed: int = 0) -> list[torch.Tensor]:
+    """Divide the acquired samples away from the centre into groups.
 
-    Neighbours (along the lines, outwards, or around the circle) go to different folds.
+    Neighbours (along the lines, outwards, or around the circle) go to different groups.
 
     Parameters
     ----------
     frame
         The scan.
-    n_folds
-        Number of folds, >= 2.
+    n_groups
+        Number of groups, >= 2.
     seed
-        Chooses who of a group of neighbours goes where.
+        Chooses who of some neighbours goes where.
 
     Returns
     -------
-        One bool array per fold on the CPU, True where a sample is left out: `(ky, kx)` on a grid, else
-        `(n,)`. They are disjoint; empty ones (fewer lines or shots than folds) are not returned.
+        One bool array per group on the CPU, True where a sample is left out: `(ky, kx)` on a grid, else
+        `(n,)`. They are disjoint; empty ones (fewer lines or shots than groups) are not returned.
     """
     unit, order = _units(frame)
     generator = torch.Generator().manual_seed(seed)
-    fold_of_unit = torch.empty(len(order), dtype=torch.int64)
-    for block in order.split(n_folds):
-        fold_of_unit[block] = torch.randperm(n_folds, generator=generator)[: len(block)]
-    folds = torch.full(unit.shape, -1)
+    group_of_unit = torch.empty(len(order), dtype=torch.int64)
+    for block in torch.split(order, n_groups):
+        group_of_unit[block] = torch.randperm(n_groups, generator=generator)[: len(block)]
+    groups = torch.full(unit.shape, -1)
     if len(order):
-        folds = torch.where(unit >= 0, fold_of_unit[unit.clamp_min(0)], folds)
-    found = [folds == j if frame.mask is None else (folds == j) & frame.mask.cpu() for j in range(n_folds)]
-    return [fold for fold in found if bool(fold.any())]
+        groups = torch.where(unit >= 0, group_of_unit[unit.clamp_min(0)], groups)
+    found = [groups == j if frame.mask is None else (groups == j) & frame.mask.cpu() for j in range(n_groups)]
+    return [group for group in found if bool(group.any())]
 
 
 def _units(frame: KSpaceFrame) -> tuple[torch.Tensor, torch.Tensor]:

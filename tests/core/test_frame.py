@@ -42,7 +42,7 @@ def test_numpy_and_double_precision():
         (KSPACE[0], MASK, r"E305 kspace must be complex .*\(8, 6\)"),
         (KSPACE.real, MASK, "E305 kspace must be complex .*float32"),
         (KSPACE, MASK.float(), "E305 mask must be bool .*float32"),
-        (KSPACE, MASK.T, r"E305 mask must be bool of shape \(8, 6\)"),
+        (KSPACE, MASK.T, r"E305 mask must be bool \(ky, kx\) = \(8, 6\) for kspace .*, 8, 6\), got .*\(6, 8\)"),
         (KSPACE, MASK[None], "E305 mask"),
         (KSPACE[:0], MASK, "E305 kspace is empty"),
         (KSPACE[:, :0], MASK[:0], "E305 kspace is empty"),

@@ -18,12 +18,12 @@ from pogmdm_core import (
 )
 from pogmdm_core.errors import HeaderError
 from pogmdm_core.estimate.joint_start import nlinv
-from pogmdm_core.prior.model import Prior
+from pogmdm_core.prior.model import ProductPrior
 from pogmdm_core.prior.weights import shipped_weights
 from pogmdm_core.reconstruction import image_scale
 
 IMAGES = ("image", "std", "mean", "map", "phase", "csm", "samples")
-QUICK = {"n_samples": 3, "n_steps": 4, "map_steps": 20, "device": "cpu", "uncertainty": {"method": "samples"}}
+QUICK = {"n_samples": 3, "n_steps": 4, "map": {"steps": 20}, "device": "cpu", "uncertainty": {"method": "samples"}}
 
 
 def quick(**values):
@@ -174,9 +174,9 @@ def test_the_map_is_the_estimate_whatever_is_sampled(scan, prior, result):
 
 
 def test_without_map(scan, prior):
-    mean = reconstruct(scan.frame, prior, quick(map_steps=0))
+    mean = reconstruct(scan.frame, prior, quick(map={"steps": 0}))
     assert mean.map is None and mean.estimate == "mean" and torch.equal(mean.image, mean.mean)
-    start = reconstruct(scan.frame, prior, quick(map_steps=0, n_samples=0))
+    start = reconstruct(scan.frame, prior, quick(map={"steps": 0}, n_samples=0))
     assert start.estimate == "warm_start" and start.status is SamplerStatus.OK
     assert_finite(start)
 
@@ -189,8 +189,10 @@ def test_zero_data(noise_std, prior):
     outcome = reconstruct(frame, prior, quick())
     assert outcome.status is SamplerStatus.NO_SIGNAL and "NO_SIGNAL" in outcome.warnings
     assert_finite(outcome)
-    for name in ("image", "std", "mean", "map"):
+    for name in ("image", "mean", "map"):
         assert torch.equal(getattr(outcome, name), torch.zeros(48, 40)), name
+    # a map of zeros would say that nothing is uncertain
+    assert (outcome.std, outcome.uncertainty_method) == (None, "off")
     assert torch.allclose(outcome.csm.abs().square().sum(0), torch.ones(()))
 
 
@@ -202,7 +204,7 @@ def test_cancelling(after, scan, prior):
         asked.append(1)
         return len(asked) > after
 
-    outcome = reconstruct(scan.frame, prior, quick(map_tolerance=0), should_stop=stop)
+    outcome = reconstruct(scan.frame, prior, quick(map={"steps": 20, "tolerance": 0}), should_stop=stop)
     assert outcome.status is SamplerStatus.CANCELLED and "cancelled" in outcome.detail
     assert len(asked) == after + 1  # once is enough
     assert_finite(outcome)
@@ -223,7 +225,7 @@ def test_cancelling_between_batches_keeps_finished_samples(scan, prior):
     assert_finite(outcome)
 
 
-class BrokenPrior(Prior):
+class BrokenPrior(ProductPrior):
     """Returns NaN from a certain call on."""
 
     def __init__(self, good, broken_from=0):
@@ -241,7 +243,7 @@ class BrokenPrior(Prior):
 )
 @pytest.mark.fault("F45")
 def test_divergence_ends_in_the_status(broken_from, map_steps, estimate, scan, prior):
-    settings = quick(map_steps=map_steps, map_tolerance=0)
+    settings = quick(map={"steps": map_steps, "tolerance": 0})
     outcome = reconstruct(scan.frame, BrokenPrior(prior, broken_from), settings)
     assert outcome.status is SamplerStatus.DIVERGED and "diverged" in outcome.detail
     assert outcome.estimate == estimate
@@ -253,13 +255,13 @@ class ShortlyBrokenPrior(BrokenPrior):
     """Returns NaN in one call only."""
 
     def score(self, x, level):
-        return super().score(x, level) if self.calls <= self.broken_from else Prior.score(self, x, level)
+        return super().score(x, level) if self.calls <= self.broken_from else ProductPrior.score(self, x, level)
 
 
 @pytest.mark.fault("F45")
 def test_a_sample_that_diverges_once_is_drawn_again(scan, prior):
     """A sample takes 5 scores, this is the third of the second one; the others come out as they would have."""
-    settings = quick(map_steps=2, map_tolerance=0, batch=1)
+    settings = quick(map={"steps": 2, "tolerance": 0}, batch=1)
     expected = reconstruct(scan.frame, prior, settings)
     broken = ShortlyBrokenPrior(prior, 2 + 5 + 2)
     outcome = reconstruct(scan.frame, broken, settings)
@@ -273,7 +275,7 @@ def test_a_sample_that_diverges_once_is_drawn_again(scan, prior):
 
 
 def test_divergence_in_a_later_batch_keeps_earlier_samples(scan, prior):
-    settings = quick(map_steps=2, map_tolerance=0, batch=1)
+    settings = quick(map={"steps": 2, "tolerance": 0}, batch=1)
     outcome = reconstruct(scan.frame, BrokenPrior(prior, 2 + 5 + 2), settings)
     assert outcome.status is SamplerStatus.DIVERGED and outcome.n_samples == 1
     assert_finite(outcome)
@@ -282,7 +284,7 @@ def test_divergence_in_a_later_batch_keeps_earlier_samples(scan, prior):
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e30])
 def test_a_broken_warm_start_is_no_crash(bad, scan, prior, monkeypatch):
     """Whatever the first image holds, the caller gets finite images and a status."""
-    module = sys.modules["pogmdm_core.reconstruction"]
+    module = sys.modules["pogmdm_core.estimate.joint_start"]
 
     def broken(*args, **kwargs):
         start = nlinv(*args, **kwargs)
@@ -311,7 +313,7 @@ def test_progress_is_monotone_and_printable(scan, prior):
 
 
 def test_print_will_do_for_progress(scan, prior, capsys):
-    reconstruct(scan.frame, prior, quick(n_samples=0, map_steps=2), progress=print)
+    reconstruct(scan.frame, prior, quick(n_samples=0, map={"steps": 2}), progress=print)
     assert "MAP 2/2" in capsys.readouterr().out
 
 
@@ -356,7 +358,7 @@ def test_one_coil_and_odd_sizes_without_a_noise_scan(shape, n_coils, prior):
 def test_a_joint_start_may_be_given(scan, prior, result, monkeypatch):
     begun = reconstruct(scan.frame, prior, quick().joint_start_only())
     assert (begun.map, begun.samples, begun.std) == (None, None, None)
-    module = sys.modules["pogmdm_core.reconstruction"]
+    module = sys.modules["pogmdm_core.estimate.joint_start"]
     monkeypatch.setattr(module, "nlinv", lambda *_, **__: pytest.fail("made again"))
     outcome = reconstruct(scan.frame, prior, quick(), start=begun.start)
     for name in IMAGES:

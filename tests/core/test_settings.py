@@ -1,6 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
+from pogmdm_core.estimate.samplers.names import SAMPLERS
 from pogmdm_core.settings import SamplerSettings, Settings
 
 
@@ -47,12 +48,12 @@ def test_unknown_names(values):
         {"start_level": 11},
         {"end_level": 0},
         {"cg_steps": 0},
-        {"map_tolerance": 1},
+        {"map": {"tolerance": 1}},
         {"seed": -1},
         {"seed": 2**43},
         {"start_level": float("nan")},
         {"start_level": float("inf")},
-        {"map_level": float("nan")},
+        {"map": {"level": float("nan")}},
         {"coils": {"smoothness": 0}},
         {"coils": {"smoothness": float("nan")}},
         {"coils": {"init": "espirit"}},
@@ -108,3 +109,25 @@ def test_not_a_mapping():
         Settings.model_validate([1])
     with pytest.raises(ValidationError):
         Settings.model_validate({"n_samples": 3, "sampler": None})
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"sampler": {"map_steps": 3}}, "sampler.map_steps is now map.steps"),
+        ({"sampler": {"map_level": 0.1}}, "sampler.map_level is now map.level"),
+        ({"sampler": {"map_tolerance": 0.1}}, "sampler.map_tolerance is now map.tolerance"),
+        ({"sampler": {"prior_weight": 1}}, "sampler.prior_weight is now map.prior_weight"),
+        ({"map_steps": 3}, "map_steps is now map.steps"),
+    ],
+)
+def test_names_of_before_are_refused_with_those_of_now(values, text):
+    with pytest.raises(ValidationError, match=text):
+        Settings(**values)
+
+
+def test_a_method_is_one_that_is_registered(monkeypatch):
+    with pytest.raises(ValidationError, match="expected one of renoise, langevin, paper"):
+        Settings(method="gibbs")
+    monkeypatch.setitem(SAMPLERS, "gibbs", "nowhere:Gibbs")
+    assert Settings(method="gibbs").sampler.method == "gibbs"

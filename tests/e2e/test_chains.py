@@ -15,7 +15,7 @@ from gadget.settings.configs import gadget_configuration
 pytestmark = [pytest.mark.e2e, pytest.mark.fault("F76")]
 
 N = 40
-FAST = [("preset", "fast"), ("device", "cpu"), ("sampler.map_steps", "80")]
+FAST = [("preset", "fast"), ("device", "cpu"), ("map.steps", "80")]
 # a chain without a <configuration>, and the bytes that Gadgetron 4.7.2 sends for it
 NOTHING = b'<?xml version="1.0"?>\n'
 

@@ -11,7 +11,7 @@ import gadget
 pytestmark = pytest.mark.e2e
 
 SCAN = Scan(acceleration=2)
-SMALL = {"sampler__n_samples": 2, "sampler__n_steps": 4, "sampler__map_steps": 5, "device": "cpu"}
+SMALL = {"sampler__n_samples": 2, "sampler__n_steps": 4, "map__steps": 5, "device": "cpu"}
 
 
 def failed(outcome, text):

@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.skipif(not DATA.is_dir(), reason="the real scans are not here (set POGMDM_DATA)"),
 ]
 
-QUICK = ["preset=fast", "sampler.map_steps=8", "coils.newton_steps=9"]
+QUICK = ["preset=fast", "map.steps=8", "coils.newton_steps=9"]
 SCANS = {
     "pulseq_brain16_R4": (128, 128),
     "espirit_brain8_R4": (230, 180),

@@ -21,7 +21,7 @@ from helpers.service import Service
 pytestmark = pytest.mark.e2e
 
 SCAN = Scan(acceleration=2)
-SMALL = {"sampler.n_samples": 2, "sampler.n_steps": 4, "sampler.map_steps": 5, "uncertainty.method": "samples"}
+SMALL = {"sampler.n_samples": 2, "sampler.n_steps": 4, "map.steps": 5, "uncertainty.method": "samples"}
 SMALL |= {"device": "cpu"}
 
 
@@ -210,7 +210,7 @@ def footprint(pid):
 @pytest.mark.parametrize("n_scans", [30, pytest.param(500, marks=pytest.mark.slow)])
 def test_many_scans_leave_nothing_behind(n_scans):
     """Memory, descriptors and threads are flat; images are those of a fresh process. -s shows the figures."""
-    tiny = {**SMALL, "sampler.n_steps": 1, "sampler.map_steps": 2, "coils.newton_steps": 2}
+    tiny = {**SMALL, "sampler.n_steps": 1, "map.steps": 2, "coils.newton_steps": 2}
     scans = [Scan(nx=24, ny=24, n_coils=2, acceleration=2, seed=seed) for seed in range(5)]
     parts = [stream(scan.header(), scan.acquisitions(), configuration(**tiny)) for scan in scans]
     parts[1] = fire_stream(scans[1].header(), scans[1].acquisitions(), parameters=tiny)

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.e2e
 
 # What the serialiser of Gadgetron's <distributed> leaves of a <configuration>, as a real server sent it.
 EMPTY = b'<?xml version="1.0"?>\n'
-SETTINGS = ["sampler.n_samples=2", "sampler.n_steps=4", "sampler.map_steps=5", "uncertainty.method=samples"]
+SETTINGS = ["sampler.n_samples=2", "sampler.n_steps=4", "map.steps=5", "uncertainty.method=samples"]
 SETTINGS += ["device=cpu", "noise.whiten=upstream"]
 # noise as a NoiseAdjustGadget leaves it: variance 2 x .793 per complex sample
 SCAN = Scan(acceleration=2, n_slices=6, noise_scan=False, scale=1.26 / 0.01)

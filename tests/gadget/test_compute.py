@@ -12,7 +12,7 @@ from helpers.mrd_factory import Scan
 
 from gadget.compute import Deadline, compute
 from gadget.errors import ComputeError, TransportError
-from gadget.settings.schema import load
+from gadget.settings.load import load
 from pogmdm_core import SamplerStatus
 
 
@@ -121,7 +121,7 @@ import pogmdm_core as pg
 from pogmdm_core.measurement import trajectories
 k, shot = trajectories.radial(48, (128, 128))
 frame = pg.KSpaceFrame.noncartesian(torch.randn(4, k.shape[1], dtype=torch.complex64), k, (128, 128), shot=shot)
-prior, settings = pg.load_prior(), pg.Settings(n_samples=2, n_steps=3, map_steps=20)
+prior, settings = pg.load_prior(), pg.Settings(n_samples=2, n_steps=3, map={"steps": 20})
 cpu, wall = time.process_time(), time.monotonic()
 pg.reconstruct(frame, prior, settings)
 print(torch.get_num_threads(), (time.process_time() - cpu) / (time.monotonic() - wall), threading.active_count())
@@ -180,12 +180,12 @@ def stopped(n_samples, with_map):
 
 
 @pytest.mark.fault("F17")
-@pytest.mark.parametrize("stage", ["warm start", "MAP", "folds", "samples"])
+@pytest.mark.parametrize("stage", ["warm start", "MAP", "held-out k-space", "samples"])
 def test_a_client_that_hangs_up_ends_the_real_reconstruction(stage):
     import pogmdm_core
 
     prepared = prepared_of(Scan(n_coils=4))
-    config = load(overrides={"sampler.n_samples": 3, "sampler.n_steps": 5, "sampler.map_steps": 5})
+    config = load(overrides={"sampler.n_samples": 3, "sampler.n_steps": 5, "map.steps": 5})
     seen = []
 
     def gone():
@@ -222,7 +222,7 @@ def test_the_real_reconstruction_stops_with_what_it_has(stage, n_reports, n_samp
     monkeypatch.setattr(Deadline, "passed", lambda _: [p.stage for p in reports].count(stage) >= n_reports)
     prepared = prepared_of(Scan(acceleration=2))
     settings = {"sampler.n_samples": "9", "sampler.n_steps": "3", "uncertainty.method": "samples"}
-    config = load("fast", properties={**settings, "sampler.map_steps": "5", "limits.recon_deadline_s": "3"})
+    config = load("fast", properties={**settings, "map.steps": "5", "limits.recon_deadline_s": "3"})
     result = compute(
         pogmdm_core, prepared.frame, pogmdm_core.load_prior(), config, prepared.acquired.key, reports.append
     )

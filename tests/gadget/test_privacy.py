@@ -62,7 +62,7 @@ def test_nothing_of_the_patient_gets_out_at_debug(broken, tmp_path, capfd, caplo
         "log=debug",
         "sampler.n_samples=2",
         "sampler.n_steps=2",
-        "sampler.map_steps=3",
+        "map.steps=3",
         "uncertainty.method=off",
     ):
         argv += ["--set", pair]

@@ -18,6 +18,8 @@ def dot_test(
 
     The two sides are compared relative to |A x| |y|, the largest they can be.
     """
+    for shape, announced in ((domain, operator.domain), (target, operator.range)):
+        assert tuple(shape)[-len(announced) :] == announced, f"the operator announces {announced} for {tuple(shape)}"
     generator = torch.Generator().manual_seed(0)
     seen = 0.0
     for _ in range(n_draws):

@@ -9,7 +9,7 @@ from gadget.images.emit import Emitter
 from gadget.kspace.prepare import prepare, whitener_for
 from gadget.scan.buffer import AcquisitionBuffer
 from gadget.scan.header import read_geometry
-from gadget.settings.schema import load
+from gadget.settings.load import load
 from helpers.fake_core import load_prior, reconstruct
 from helpers.mrd_factory import Scan
 

@@ -5,7 +5,7 @@ import torch
 from helpers.simulated_scan import simulate
 
 from pogmdm_core import load_prior
-from pogmdm_core.estimate.joint_start import WarmStart, acs_start, nlinv, smooth_phase_into_coils, zero_filled_start
+from pogmdm_core.estimate.joint_start import JointStart, acs_start, nlinv, smooth_phase_into_coils, zero_filled_start
 from pogmdm_core.estimate.map_estimate import level_for, map_estimate
 from pogmdm_core.frame import KSpaceFrame
 from pogmdm_core.measurement.encoding import EncodingModel, root_sum_of_squares
@@ -111,7 +111,7 @@ def test_moving_the_phase_changes_no_data(make, model):
 def test_a_smooth_phase_is_removed_from_the_image(scan):
     ones = torch.ones(scan.image.shape, dtype=torch.complex64)
     turned = scan.image.abs() * torch.exp(1j * (0.5 + torch.linspace(-1, 1, 64)))
-    moved = smooth_phase_into_coils(WarmStart(turned, scan.csm, ones))
+    moved = smooth_phase_into_coils(JointStart(turned, scan.csm, ones))
     inside = scan.image.abs() > 0.3
     assert turned.angle()[inside].abs().max() > 1
     assert moved.image.angle()[inside].abs().max() < 0.2
@@ -128,7 +128,7 @@ def test_the_warm_start_stops_at_the_noise(noise):
         torch.randn(*samples.shape, 2, dtype=torch.float64, generator=generator)
     )
     model, truth, steps = EncodingModel(KSpaceFrame.noncartesian(samples, k, shape)), phantom.truth(shape), []
-    stopped = nlinv(model, 16, noise_level=noise, report=lambda done, total: steps.append(done))
+    stopped = nlinv(model, 16, noise_std=noise, report=lambda done, total: steps.append(done))
     assert 9 < len(steps) < 16
     assert model.residual_std(stopped.image, stopped.csm) <= 0.87 * noise
     before = nlinv(model, len(steps) - 1)
@@ -150,7 +150,7 @@ def test_the_warm_start_stops_when_the_model_is_wrong(model, scan):
     amount = 0.02 * float(scan.frame.kspace.abs().max())
     frame = KSpaceFrame.cartesian(scan.frame.kspace + amount * wrong, scan.frame.mask, scan.frame.noise_std)
     bad = EncodingModel(frame, model.scale)
-    nlinv(bad, 16, noise_level=scan.frame.noise_std / model.scale, report=lambda done, total: made.append(done))
+    nlinv(bad, 16, noise_std=scan.frame.noise_std / model.scale, report=lambda done, total: made.append(done))
     assert 9 <= len(made) <= 12
     made.clear()
     nlinv(bad, 14, report=lambda done, total: made.append(done))

@@ -7,14 +7,14 @@ from pogmdm_core.estimate.map_estimate import level_for, map_estimate
 from pogmdm_core.measurement.encoding import EncodingModel
 from pogmdm_core.measurement.fourier import centred_fft
 from pogmdm_core.prior.grid_mixture import GridMixtureExperts
-from pogmdm_core.prior.model import Prior
+from pogmdm_core.prior.model import ProductPrior
 from pogmdm_core.prior.shearlets import ShearletBank
 
 
 def gaussian_prior():
     """All means at 0: every expert is one Gaussian, the posterior is Gaussian."""
     experts = GridMixtureExperts(20, 3, 1e-7)
-    prior = Prior(ShearletBank(), experts).requires_grad_(False)
+    prior = ProductPrior(ShearletBank(), experts).requires_grad_(False)
     prior.measure_widths()
     experts.sigma_0.fill_(0.1)
     experts.exponent.zero_()

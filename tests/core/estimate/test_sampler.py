@@ -5,12 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pogmdm_core.estimate.samplers.loop import Diverged, SampleNoise, SamplerState, data_step, sample, update_coils
+from pogmdm_core.estimate.samplers.base import Diverged, SampleNoise, Sampler, SamplerState
+from pogmdm_core.estimate.samplers.coil_update import update_coils
+from pogmdm_core.estimate.samplers.loop import sample
+from pogmdm_core.estimate.samplers.names import SAMPLERS
+from pogmdm_core.estimate.samplers.renoise import data_step
 from pogmdm_core.estimate.samplers.schedule import geometric_levels
 from pogmdm_core.frame import KSpaceFrame
 from pogmdm_core.measurement.encoding import EncodingModel
 from pogmdm_core.measurement.fourier import centred_fft
-from pogmdm_core.prior.model import Prior
+from pogmdm_core.prior.model import ProductPrior
 from pogmdm_core.prior.multiscale import MultiscaleBank
 from pogmdm_core.prior.scale_mixture import ScaleMixtureExperts
 from pogmdm_core.settings import CoilSettings, SamplerSettings
@@ -21,15 +25,15 @@ N_DRAWS = 640
 
 
 @pytest.fixture(scope="module")
-def gaussian_prior() -> Prior:
+def gaussian_prior() -> ProductPrior:
     """All scales alike: a Gaussian with a known precision per frequency."""
     bank = MultiscaleBank()
-    prior = Prior(bank, ScaleMixtureExperts(bank.n_filters, n_scales=2, scale_range=(0.1, 0.1)))
+    prior = ProductPrior(bank, ScaleMixtureExperts(bank.n_filters, n_scales=2, scale_range=(0.1, 0.1)))
     prior.measure_widths()
     return prior.requires_grad_(False)
 
 
-def precision_of(prior: Prior, level: float) -> torch.Tensor:
+def precision_of(prior: ProductPrior, level: float) -> torch.Tensor:
     """Prior precision per frequency, `(ny, nx)`, DC at [0, 0]."""
     per_filter = prior.experts.exponents(level) / (prior.experts.width**2 * (0.1**2 + level**2))
     return (prior.bank.spectra(SHAPE).abs() ** 2 * per_filter[:, None, None]).sum(0).double()
@@ -218,7 +222,7 @@ def test_coil_update_keeps_unit_coils_and_lowers_the_objective(boundary):
 def test_divergence_is_reported_with_its_step(gaussian_prior, scan):
     model, _, _ = scan
 
-    class Broken(Prior):
+    class Broken(ProductPrior):
         def score(self, x, level):
             return torch.full_like(x, float("nan"))
 
@@ -239,3 +243,19 @@ def test_stopping_returns_nothing(gaussian_prior, scan):
     )  # fmt: skip
     assert state is None
     assert seen == [(1, 9), (2, 9), (3, 9)]
+
+
+class Drop(Sampler):
+    """A sampler of one's own: adds nothing, and lets go of half of the image at every level."""
+
+    def step(self, state, task, level, next_level):
+        state.x = state.x / 2
+
+
+def test_a_further_sampler_is_a_class_and_a_name(gaussian_prior, scan, monkeypatch):
+    model, image, csm = scan
+    monkeypatch.setitem(SAMPLERS, "drop", f"{__name__}:Drop")
+    settings = SamplerSettings(method="drop", n_steps=3, start_level=0.2, end_level=0.1)
+    state = sample(model, gaussian_prior, image, csm, ETA, range(2), settings, CoilSettings())
+    noise = SampleNoise(settings.seed, range(2), torch.device("cpu")).draw(SHAPE)
+    assert torch.allclose(state.x, (image + 0.2 * noise) / 8)

@@ -14,7 +14,7 @@ from pogmdm_core.uncertainty.combine import object_mask
 
 pytestmark = pytest.mark.fault("F67")
 
-FAST = Settings(prior_weight=0.7, uncertainty={"method": "folds"})
+FAST = Settings(map={"prior_weight": 0.7}, uncertainty={"method": "folds"})
 
 
 @pytest.fixture(scope="module")

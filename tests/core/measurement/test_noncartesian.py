@@ -10,9 +10,10 @@ import torch
 from helpers.dot_test import dot_test, normal_test
 
 from pogmdm_core import KSpaceFrame, Settings, load_prior, reconstruct, zero_filled
+from pogmdm_core.measurement.cartesian import CartesianFourier
 from pogmdm_core.measurement.density import density_weights, frame_weights, gridded_coil_images
-from pogmdm_core.measurement.encoding import EncodingModel, ImageOperator
-from pogmdm_core.measurement.fourier import CartesianFourier, centred_fft, fourier_operator
+from pogmdm_core.measurement.encoding import EncodingModel, ImageOperator, fourier_operator
+from pogmdm_core.measurement.fourier import centred_fft
 from pogmdm_core.measurement.noise import estimate_frame_noise
 from pogmdm_core.measurement.noncartesian import NonCartesianFourier
 from pogmdm_core.measurement.nufft import good_length, make_nufft
@@ -229,7 +230,7 @@ def test_reconstruction_from_few_spokes(backend, monkeypatch):
         torch.randn(*samples.shape, 2, dtype=torch.float64, generator=generator)
     )
     frame = KSpaceFrame.noncartesian(samples, k, shape, noise_std=noise, shot=shot)
-    result = reconstruct(frame, load_prior(), Settings(n_samples=2, n_steps=4, map_steps=60, device="cpu"))
+    result = reconstruct(frame, load_prior(), Settings(n_samples=2, n_steps=4, map={"steps": 60}, device="cpu"))
     truth = phantom.truth(shape).float()
     assert result.status == "ok" and result.encoding == f"toeplitz ({backend})"
     errors = [float((image - truth).norm() / truth.norm()) for image in (result.image, result.mean, zero_filled(frame))]
@@ -239,7 +240,7 @@ def test_reconstruction_from_few_spokes(backend, monkeypatch):
     assert 0.5 < result.data_residual < 3
     for start in ("acs", "zero_filled"):
         other = reconstruct(
-            frame, load_prior(), Settings(n_samples=0, map_steps=5, device="cpu", coils={"init": start})
+            frame, load_prior(), Settings(n_samples=0, map={"steps": 5}, device="cpu", coils={"init": start})
         )
         assert other.status == "ok" and torch.isfinite(other.image).all()
 
@@ -250,7 +251,7 @@ def test_every_sampler_runs_off_the_grid(method):
     k, _ = radial(12, shape)
     samples = 24 * Phantom.head(3).kspace(k)
     extra = {"likelihood": "unit"} if method == "paper" else {}
-    settings = Settings(n_samples=2, n_steps=4, map_steps=5, device="cpu", method=method, **extra)
+    settings = Settings(n_samples=2, n_steps=4, map={"steps": 5}, device="cpu", method=method, **extra)
     result = reconstruct(KSpaceFrame.noncartesian(samples, k, shape, noise_std=0.01), load_prior(), settings)
     assert result.status == "ok" and result.n_samples == 2
 
@@ -273,7 +274,7 @@ def test_supplied_density_weights_change_the_preview_only():
     plain, weighted = (
         KSpaceFrame.noncartesian(samples, k, shape, density, noise_std=0.01, shot=shot) for density in (None, ramp)
     )
-    settings = Settings(n_samples=2, n_steps=4, map_steps=20, device="cpu")
+    settings = Settings(n_samples=2, n_steps=4, map={"steps": 20}, device="cpu")
     one, other = (reconstruct(frame, load_prior(), settings) for frame in (plain, weighted))
     assert torch.equal(one.image, other.image) and torch.equal(one.std, other.std)
     assert not torch.equal(zero_filled(plain), zero_filled(weighted))

@@ -4,9 +4,11 @@ import pytest
 import torch
 from helpers.dot_test import dot_test, normal_test
 
+from pogmdm_core.errors import DataError
 from pogmdm_core.frame import KSpaceFrame
+from pogmdm_core.measurement.cartesian import CartesianFourier
 from pogmdm_core.measurement.encoding import CoilOperator, EncodingModel, ImageOperator, root_sum_of_squares
-from pogmdm_core.measurement.fourier import CartesianFourier, centred_fft, centred_ifft
+from pogmdm_core.measurement.fourier import centred_fft, centred_ifft
 from pogmdm_core.measurement.linear import LinearOperator, inner
 
 SIZES = [(8, 8), (17, 32), (31, 37)]
@@ -89,6 +91,8 @@ def test_the_input_survives():
 
 
 class Doubling(LinearOperator):
+    domain = range = (4,)
+
     def forward(self, x):
         return 2j * x
 
@@ -98,7 +102,32 @@ class Doubling(LinearOperator):
 
 def test_operators_without_a_shortcut_have_a_normal_operator():
     dot_test(Doubling(), (3, 4), (3, 4))
-    assert torch.allclose(Doubling().normal(torch.ones(2, dtype=torch.complex128)).real, torch.tensor(4.0).double())
+    assert torch.allclose(Doubling().normal(torch.ones(4, dtype=torch.complex128)).real, torch.tensor(4.0).double())
+
+
+def test_the_algebra_of_operators():
+    fourier = CartesianFourier(make_mask("lines along x", (17, 32)))
+    coils = ImageOperator(fourier, random(3, 17, 32))
+    assert (coils.domain, coils.range) == ((17, 32), (3, 17, 32))
+    assert (coils.H.domain, coils.H.range, coils.H.H) == ((3, 17, 32), (17, 32), coils)
+    x, y = random(2, 17, 32), random(2, 3, 17, 32)
+    assert torch.equal(coils @ x, coils.forward(x)) and torch.equal(coils(x), coils.forward(x))
+    assert torch.equal(coils.H @ y, coils.adjoint(y))
+    normal = coils.H @ coils
+    assert torch.equal(normal @ x, coils.normal(x)) and torch.equal(normal.H @ x, coils.normal(x))
+    dot_test(coils @ coils.H, (3, 17, 32), (3, 17, 32))
+    dot_test(fourier.H @ fourier @ fourier.H, (17, 32), (17, 32))
+    assert torch.allclose((coils @ coils.H) @ y, coils.forward(coils.adjoint(y)))
+
+
+def test_operators_refuse_other_shapes_and_name_both():
+    fourier = CartesianFourier(make_mask("full", (8, 6)))
+    with pytest.raises(DataError, match=r"E305 CartesianFourier is applied to \(\.\.\., 8, 6\), got \(6, 8\)"):
+        fourier @ random(6, 8)
+    coils = ImageOperator(fourier, random(3, 8, 6))
+    problem = r"E305 CartesianFourier is applied to \(\.\.\., 8, 6\), but ImageOperator gives \(\.\.\., 3, 8, 6\)"
+    with pytest.raises(DataError, match=problem):
+        fourier @ coils
 
 
 def test_the_dot_test_finds_mistakes():
@@ -130,10 +159,11 @@ def test_image_and_coil_operators(kind, n_coils, dtype):
     shape = (17, 32)
     fourier = CartesianFourier(make_mask(kind, shape))
     csm, image = random(n_coils, *shape, dtype=dtype), random(*shape, dtype=dtype, seed=1)
-    for operator, domain in ((ImageOperator(fourier, csm), shape), (CoilOperator(fourier, image), (n_coils, *shape))):
+    for operator in (ImageOperator(fourier, csm), CoilOperator(fourier, image, n_coils)):
+        domain = operator.domain
         dot_test(operator, domain, (n_coils, *shape), dtype)
         normal_test(operator, domain, dtype)
-    both = (ImageOperator(fourier, csm).forward(image), CoilOperator(fourier, image).forward(csm))
+    both = (ImageOperator(fourier, csm).forward(image), CoilOperator(fourier, image, n_coils).forward(csm))
     assert torch.allclose(*both, atol=1e-5)  # one bilinear model seen from two sides
 
 
@@ -146,7 +176,7 @@ def test_batches_of_images_and_coils(n_maps):
     normal_test(operator, (3, *shape))
     alone = ImageOperator(fourier, csm[-1]).forward(images[2])
     assert torch.allclose(operator.forward(images)[2], alone)
-    coils = CoilOperator(fourier, images)
+    coils = CoilOperator(fourier, images, 4)
     dot_test(coils, (3, 4, *shape), (3, 4, *shape))
     normal_test(coils, (3, 4, *shape))
 

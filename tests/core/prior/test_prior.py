@@ -3,11 +3,13 @@ from itertools import pairwise
 
 import pytest
 import torch
+from helpers.simulated_scan import simulate
 
+import pogmdm_core
 from pogmdm_core import load_prior
 from pogmdm_core.prior import model
 from pogmdm_core.prior.grid_mixture import GridMixtureExperts
-from pogmdm_core.prior.model import Prior, filter_norms
+from pogmdm_core.prior.model import ProductPrior, filter_norms
 from pogmdm_core.prior.multiscale import MultiscaleBank
 from pogmdm_core.prior.scale_mixture import ScaleMixtureExperts
 from pogmdm_core.prior.shearlets import ShearletBank
@@ -23,7 +25,7 @@ def make_prior(family):
     else:
         bank = MultiscaleBank(((1, 5, 4), (2, 5, 3)))
         experts = ScaleMixtureExperts(bank.n_filters)
-    prior = Prior(bank, experts)
+    prior = ProductPrior(bank, experts)
     with torch.no_grad():
         for parameter in experts.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
@@ -66,7 +68,7 @@ TABLE = 3e-5
 def test_score_is_minus_the_gradient_of_the_energy(double_prior, level, dtype):
     x = (0.3 * noise(12, 17, dtype=dtype)).requires_grad_()
     # the public energy records no graph: its body does
-    energy = Prior.energy.__wrapped__(double_prior, x, level)
+    energy = ProductPrior.energy.__wrapped__(double_prior, x, level)
     (gradient,) = torch.autograd.grad(energy, x)
     assert relative(double_prior.score(x.detach(), level), -gradient) < TABLE
     # and the same for the public one, along a direction
@@ -177,7 +179,7 @@ def gaussian_experts(n_filters, widths, sigma=0.3):
 def test_disjoint_filters_diffuse_exactly(level):
     """Sigma(t) = Sigma(0) + 2t I where |K_k| = xi_k on its support: Tweedie is the Wiener filter."""
     bank = RingBank()
-    prior = Prior(bank, gaussian_experts(3, bank.magnitudes))
+    prior = ProductPrior(bank, gaussian_experts(3, bank.magnitudes))
     y = noise(33, 40, dtype=torch.complex128)
     power = (bank.spectra((33, 40)).abs() ** 2).sum(0)
     clean_variance = 0.3**2 / power.clamp_min(1e-300)
@@ -189,7 +191,7 @@ def test_disjoint_filters_diffuse_exactly(level):
 
 def test_gaussian_energy_is_quadratic():
     bank = RingBank()
-    prior = Prior(bank, gaussian_experts(3, bank.magnitudes))
+    prior = ProductPrior(bank, gaussian_experts(3, bank.magnitudes))
     x = noise(20, 21, dtype=torch.float64)
     curvature = (bank.spectra((20, 21)).abs() ** 2 / prior.experts.variance(0.2)[:, None, None]).sum(0)
     half = 0.5 * float((curvature * torch.fft.fft2(x, norm="ortho").abs() ** 2).sum())
@@ -201,7 +203,7 @@ def test_gaussian_energy_is_quadratic():
 def largest_curvature(prior, x, level, bound, n_steps=20):
     """Largest eigenvalue of the energy's Hessian by power iteration on H + bound (H may be indefinite)."""
     x = x.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(Prior.energy.__wrapped__(prior, x, level), x, create_graph=True)
+    (gradient,) = torch.autograd.grad(ProductPrior.energy.__wrapped__(prior, x, level), x, create_graph=True)
     v = noise(*x.shape, dtype=x.dtype, seed=5)
     rayleigh = 0.0
     for _ in range(n_steps):
@@ -312,3 +314,31 @@ def test_above_the_trained_range_denoising_is_never_worse_than_nothing(name, lev
     with pytest.warns(UserWarning, match="trained"):
         found = prior.denoise(noisy, level)
     assert (found - clean).norm() < (noisy - clean).norm()
+
+
+def test_a_prior_of_ones_own_needs_the_members_of_the_protocol_only():
+    assert isinstance(load_prior(), pogmdm_core.Prior)
+
+    class Flat:
+        name, sha256, level_range = "flat", "", (0.01, 1.0)
+
+        def score(self, x, level):
+            return torch.zeros_like(x)
+
+        def denoise(self, y, level):
+            return y
+
+        def energy(self, x, level):
+            return torch.zeros(x.shape[:-2])
+
+        def lipschitz_bound(self, level, shape):
+            return 1.0
+
+        def to(self, device):
+            return self
+
+    assert isinstance(Flat(), pogmdm_core.Prior)
+    scan = simulate(noise_std=0.01)
+    settings = pogmdm_core.Settings(n_samples=2, n_steps=3, map={"steps": 5}, device="cpu")
+    result = pogmdm_core.reconstruct(scan.frame, Flat(), settings)
+    assert result.std is not None and bool(torch.isfinite(result.std).all())

@@ -11,7 +11,7 @@ from pogmdm_core import load_prior
 from pogmdm_core.errors import ConfigError
 from pogmdm_core.prior import weights
 from pogmdm_core.prior.grid_mixture import GridMixtureExperts
-from pogmdm_core.prior.model import Prior
+from pogmdm_core.prior.model import ProductPrior
 from pogmdm_core.prior.multiscale import MultiscaleBank
 from pogmdm_core.prior.scale_mixture import ScaleMixtureExperts
 from pogmdm_core.prior.shearlets import ShearletBank
@@ -24,7 +24,7 @@ def make_prior(family="paper"):
     else:
         bank = MultiscaleBank(((1, 5, 4), (2, 3, 2)), tight_frame=0.03)
         experts = ScaleMixtureExperts(6, 9, (0.01, 4.0))
-    prior = Prior(bank, experts, (0.01, 0.4), "mine")
+    prior = ProductPrior(bank, experts, (0.01, 0.4), "mine")
     with torch.no_grad():
         for parameter in prior.parameters():
             parameter.add_(0.1 * torch.rand(parameter.shape, generator=torch.Generator().manual_seed(0)))

@@ -21,9 +21,9 @@ def case():
     return model, smooth_phase_into_coils(nlinv(model, 8)), frame.noise_std / model.scale
 
 
-def judge(case, run=None, **values):
+def judge(case, run=None, prior_weight=None, **values):
     model, start, eta = case
-    settings = Settings.model_validate({"map_steps": 40, "device": "cpu", **values})
+    settings = Settings(map={"steps": 40, "prior_weight": prior_weight}, device="cpu", **values)
     return judged_map(model, load_prior(), start, eta, eta, settings, run or Run(None, None))
 
 
@@ -50,13 +50,13 @@ def test_more_prior_is_a_more_likely_image(case):
 
 
 @pytest.mark.parametrize("method", ["samples", "off"])
-def test_without_folds_the_prior_counts_as_trained(case, method):
+def test_without_held_out_samples_the_prior_counts_as_trained(case, method):
     found = judge(case, uncertainty={"method": method})
     assert found.weight == 1 and found.held is None
 
 
 def test_time_up_in_the_second_attempt_keeps_the_first(case):
-    """Stopped while the folds of the second weight are made: what was finished counts."""
+    """Stopped while the held-out samples of the second weight are made: what was finished counts."""
     first = judge(case, prior_weight=1)
     stage, steps = [], []
 
@@ -67,13 +67,15 @@ def test_time_up_in_the_second_attempt_keeps_the_first(case):
 
     run = Run(see, lambda: len(stage) == 4)
     found = judge(case, run)
-    assert stage == ["MAP", "folds", "MAP", "folds"] and run.status == "cancelled"
+    assert stage == ["MAP", "held-out k-space", "MAP", "held-out k-space"] and run.status == "cancelled"
     assert found.weight == 1 and torch.equal(found.image, first.image) and found.held.misfit == first.held.misfit
-    shares = [p.done / p.total for p in steps if p.stage == "folds"]
+    shares = [p.done / p.total for p in steps if p.stage == "held-out k-space"]
     assert shares == sorted(shares) and 0.5 < shares[-1] <= 0.7
 
 
 def test_the_result_tells_the_weight():
     scan = simulate()
-    result = reconstruct(scan.frame, load_prior(), Settings(n_samples=0, map_steps=20, device="cpu", prior_weight=0.7))
+    result = reconstruct(
+        scan.frame, load_prior(), Settings(n_samples=0, map={"steps": 20, "prior_weight": 0.7}, device="cpu")
+    )
     assert result.prior_weight == 0.7

@@ -158,7 +158,7 @@ def test_doctor_sees_a_shadowed_gadget(monkeypatch, tmp_path):
 def test_phantom_to_images_with_the_real_gadget(capsys, tmp_path):
     scan, out = tmp_path / "p.h5", tmp_path / "r.h5"
     assert cli.main(["phantom", str(scan), *SMALL, "--slices", "2"]) == 0
-    quick = ["--set", "sampler.n_samples=2", "--set", "sampler.n_steps=3", "--set", "sampler.map_steps=5"]
+    quick = ["--set", "sampler.n_samples=2", "--set", "sampler.n_steps=3", "--set", "map.steps=5"]
     argv = [
         "run",
         str(scan),

@@ -163,7 +163,7 @@ def test_the_oracle_extends_its_grid_until_the_best_is_inside():
 
 def test_presets_show_what_their_first_series_shows(full):
     case = make_case(read_full_scan(full), "real", "cartesian4", 0)
-    quick = {"sampler.n_steps": 3, "sampler.n_samples": 2, "sampler.map_steps": 5}
+    quick = {"sampler.n_steps": 3, "sampler.n_samples": 2, "map.steps": 5}
     notes = []
     for estimate in ("mean", "map"):
         settings = methods.load(overrides={**quick, "output.estimate": estimate, "uncertainty.method": "samples"})

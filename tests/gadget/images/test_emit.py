@@ -14,7 +14,7 @@ from gadget.images.meta import SERIES
 from gadget.images.recon_space import to_recon_complex, to_recon_linear
 from gadget.scan.frames import FrameKey
 from gadget.scan.geometry import Space
-from gadget.settings.schema import load
+from gadget.settings.load import load
 
 # What an image header has to hold, by field: a function of the reference readout's header.
 RULES = {

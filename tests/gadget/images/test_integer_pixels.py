@@ -8,7 +8,7 @@ from helpers.mrd_factory import Scan
 from gadget.errors import OutputError
 from gadget.images.emit import Emitter
 from gadget.images.integer_pixels import LARGEST, PixelScale
-from gadget.settings.schema import load
+from gadget.settings.load import load
 
 
 def float_to_ushort(pixels, low=0, high=4095):

@@ -11,7 +11,7 @@ from helpers.mrd_factory import radial_scan
 from helpers.peer import configuration, run_in_process, stream
 
 from gadget.kspace.field_of_view import LARGER, FieldOfView
-from gadget.settings.schema import load
+from gadget.settings.load import load
 from gadget.target import pogmdm_recon
 
 
@@ -27,7 +27,7 @@ class Trying:
         return replace(self.prepared, acquired=acquired)
 
     def compute(self, prepared, settings):
-        assert (settings.sampler.map_steps, settings.sampler.n_samples, settings.uncertainty.method) == (0, 0, "off")
+        assert (settings.map.steps, settings.sampler.n_samples, settings.uncertainty.method) == (0, 0, "off")
         factor = LARGER if "LARGER_FOV" in prepared.warnings else 1.0
         self.tried.append(factor)
         residual = self.residuals[factor]
@@ -87,7 +87,7 @@ def test_an_object_that_sticks_out_is_reconstructed_as_if_it_did_not():
     header, acquisitions = radial_scan((40, 40), n_spokes=40, n_coils=4, noise_std=0.02)
     text = header.decode().replace(">40<", ">30<").replace(">80.0<", ">60.0<").replace(">80<", ">60<")
     assert text.count(">30<") >= 4
-    small = {"sampler__n_samples": 0, "sampler__map_steps": 30, "uncertainty__method": "off", "output__maps": "image"}
+    small = {"sampler__n_samples": 0, "map__steps": 30, "uncertainty__method": "off", "output__maps": "image"}
     images = {}
     for factor in ("auto", "1"):
         config = configuration(**small, trajectory__fov_factor=factor)

@@ -14,7 +14,7 @@ from gadget.kspace.prepare import prepare
 from gadget.scan.buffer import AcquisitionBuffer
 from gadget.scan.header import read_geometry, scheme_of
 from gadget.scan.sliding import SlidingBuffer
-from gadget.settings.schema import load
+from gadget.settings.load import load
 from gadget.stream.budget import ByteBudget
 
 

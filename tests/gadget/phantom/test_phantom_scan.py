@@ -11,7 +11,7 @@ from gadget.phantom.sampling import ScanPlan, sampled_lines
 from gadget.phantom.write import N_NOISE_READOUTS, write_phantom
 from gadget.scan.buffer import AcquisitionBuffer
 from gadget.scan.header import read_geometry
-from gadget.settings.schema import load
+from gadget.settings.load import load
 from pogmdm_core import zero_filled
 from pogmdm_core.errors import ConfigError, OutputError
 

@@ -5,7 +5,7 @@ from helpers.mrd_factory import Scan, radial_scan
 from gadget.errors import ConfigError, DataError
 from gadget.scan.header import read_geometry
 from gadget.scan.sliding import SlidingBuffer
-from gadget.settings.schema import load
+from gadget.settings.load import load
 from gadget.stream.budget import OBJECT_BYTES, ByteBudget
 
 

@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 import pytest
 
 from gadget.settings import configs
-from gadget.settings import schema as settings
+from gadget.settings import load as settings
 from pogmdm_core.errors import ConfigError, OutputError
 
 SHIPPED = (

@@ -3,7 +3,8 @@ import time
 import pytest
 
 from gadget.errors import ConfigError
-from gadget.settings.schema import GadgetSettings, from_xml, known_names, load
+from gadget.settings.load import from_xml, known_names, load
+from gadget.settings.schema import GadgetSettings
 from pogmdm_core import Settings
 
 # what a missing <configuration> comes as: the bytes of a real Gadgetron, and what others may make of it
@@ -40,11 +41,11 @@ def test_both_spellings_of_a_property():
 
 def test_order_defaults_preset_yaml_xml_overrides(tmp_path):
     file = tmp_path / "s.yaml"
-    file.write_text("preset: fast\nsampler:\n  map_steps: 60\n  n_steps: 21\nlimits.idle_timeout_s: 1e-3\n")
+    file.write_text("preset: fast\nmap:\n  steps: 60\nsampler:\n  n_steps: 21\nlimits.idle_timeout_s: 1e-3\n")
     properties = {"settings": str(file), "sampler.n_steps": "22", "sampler.seed": "5"}
     found = load(properties=properties, overrides={"sampler.seed": 6})
     assert found.sampler.n_samples == 4  # preset
-    assert found.sampler.map_steps == 60  # YAML over preset
+    assert found.map.steps == 60  # YAML over preset
     assert found.sampler.n_steps == 22  # XML over YAML
     assert found.sampler.seed == 6
     assert found.limits.idle_timeout_s == 0.001  # YAML reads 1e-3 as text
@@ -174,3 +175,9 @@ def test_a_services_own_settings_are_weaker_than_a_connections(tmp_path):
 
 def test_known_names_are_dotted():
     assert {"sampler.n_samples", "output.maps", "device", "limits.max_coils"} <= set(known_names())
+
+
+@pytest.mark.parametrize("name", ["sampler.map_steps", "map_steps"])
+def test_a_name_of_before_is_refused_with_that_of_now(name):
+    with pytest.raises(ConfigError, match=f"E101 the setting '{name}' is now 'map.steps'"):
+        load(properties={name: "4"})
