@@ -25,7 +25,7 @@ from gadget.evaluate.data import coil_images_of, object_mask
 from gadget.evaluate.metrics import Reference, scaled_psnr, uncertainty_metrics
 from gadget.evaluate.patterns import lines
 from gadget.files.scan_file import open_scan
-from gadget.kspace.prepare import PreparedFrame, prepare, whitener_for
+from gadget.kspace.prepare import PreparedFrame, prepare
 from gadget.scan.buffer import AcquisitionBuffer
 from gadget.scan.header import read_geometry
 from gadget.settings.load import load
@@ -93,7 +93,7 @@ def prepared(path: Path, wrong: Callable[[ismrmrd.Acquisition], None] | None, se
                 continue
             frames += buffer.add(acq)
         frames += buffer.flush()
-    whitener = whitener_for(frames[0], buffer.noise, settings.noise.whiten, geometry.noise_bandwidth)
+    whitener = NoiseScan(settings.noise.whiten, geometry.noise_bandwidth).whitener(frames[0], buffer.noise)
     assert whitener is not None  # noqa: S101 - a benchmark
     found = prepare(frames[0], whitener, settings)
     noise = whitener.apply(np.concatenate([data for data, _ in true_noise], axis=1)[None])[0]

@@ -18,9 +18,10 @@ from gadget.errors import ComputeError, TransportError
 from gadget.kspace.prepare import compressed
 
 if TYPE_CHECKING:
+    from gadget.core import Core
     from gadget.scan.frames import FrameKey
     from gadget.settings.schema import GadgetSettings
-    from pogmdm_core import KSpaceFrame, ReconResult
+    from pogmdm_core import KSpaceFrame, Prior, ReconResult
     from pogmdm_core.estimate.joint_start import JointStart
 
 _FEWEST_CHANNELS = 4
@@ -46,12 +47,12 @@ class Deadline:
 
 
 def compute(
-    core: Any,
+    core: Core,
     frame: KSpaceFrame,
-    prior: Any,
+    prior: Prior,
     settings: GadgetSettings,
     key: FrameKey,
-    progress: Any,
+    progress: Callable[[Any], object] | None,
     gone: Callable[[], bool] = lambda: False,
     start: JointStart | None = None,
 ) -> ReconResult:
@@ -142,10 +143,10 @@ def _judged(result: ReconResult, deadline: Deadline, key: FrameKey) -> ReconResu
 
 
 def _attempt(
-    core: Any,
+    core: Core,
     frame: KSpaceFrame,
     settings: GadgetSettings,
-    prior: Any,
+    prior: Prior,
     should_stop: Callable[[], bool],
     progress: Callable[[Any], object] | None,
     start: JointStart | None,

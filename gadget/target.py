@@ -9,21 +9,25 @@ from __future__ import annotations
 import contextlib
 import signal
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gadget import logs
+from gadget.core import resolve_core
 from gadget.errors import coded
 from gadget.stream.cancel import Cancelled, cancel_on_signals
 from gadget.stream.link import Link, RawMessage
 
 if TYPE_CHECKING:
-    from gadget.kspace.field_of_view import FieldOfView
     from gadget.kspace.prepare import PreparedFrame
     from gadget.scan.buffer import AcquisitionBuffer
-    from gadget.scan.frames import AcquiredFrame
+    from gadget.scan.frames import AcquiredFrame, FrameKey
     from gadget.settings.schema import GadgetSettings
     from pogmdm_core import ReconResult
+
+T = TypeVar("T")
 
 
 def pogmdm_recon(connection: Any) -> None:
@@ -94,12 +98,11 @@ def reconstruct_scan(link: Link, settings: GadgetSettings, header: Any) -> None:
     from gadget.compute import compute
     from gadget.images.emit import Emitter
     from gadget.kspace.field_of_view import FieldOfView
-    from gadget.kspace.prepare import channels_of, prepare, whitener_for
-    from gadget.scan.buffer import AcquisitionBuffer
+    from gadget.kspace.noise_scan import NoiseScan
+    from gadget.kspace.prepare import prepare
     from gadget.scan.dump import dumped
     from gadget.scan.header import read_geometry
-    from gadget.scan.sliding import SlidingBuffer
-    from gadget.stream.budget import ByteBudget
+    from gadget.scan.sliding import buffer_for
 
     log = logs.configure(settings.log)
     limits = settings.limits
@@ -107,32 +110,32 @@ def reconstruct_scan(link: Link, settings: GadgetSettings, header: Any) -> None:
     geometry = read_geometry(header, limits.max_matrix)
     log.info("scan: %s; preset %s", geometry.summary(), settings.preset)
 
-    window, holds = settings.window, (geometry, settings.trigger, ByteBudget(limits.max_buffer_bytes))
-    buffer = SlidingBuffer(*holds, window.shots, window.step) if window.shots else AcquisitionBuffer(*holds)
+    buffer = buffer_for(geometry, settings)
     messages = link.ahead(buffer.budget)  # the scanner goes on while torch is imported
     core = resolve_core()
     prior = core.load_prior(settings.prior)
     emitter = Emitter(settings, prior)
-    whitener, seen = None, None
+    noise_scan = NoiseScan(settings.noise.whiten, geometry.noise_bandwidth)
+
+    def prepared_frame(acquired: AcquiredFrame, settings: GadgetSettings) -> PreparedFrame:
+        return prepare(acquired, noise_scan.whitener(acquired, buffer.noise), settings)
 
     def compute_frame(prepared: PreparedFrame, settings: GadgetSettings) -> ReconResult:
-        key = prepared.acquired.key
-        progress = logs.progress_lines(str(key), link.report)
-        return compute(core, prepared.frame, prior, settings, key, progress, link.gone, prepared.start)
+        progress = logs.progress_lines(str(prepared.key), link.report)
+        return compute(core, prepared.frame, prior, settings, prepared.key, progress, link.gone, prepared.start)
 
-    field_of_view = FieldOfView(settings, lambda frame, given: prepare(frame, whitener, given), compute_frame)
+    field_of_view = FieldOfView(settings, prepared_frame, compute_frame)
     with contextlib.closing(dumped(messages, settings.dump, header)) as items:
         for acquired in frames(link, buffer, items):
             link.watch(str(acquired.key))
-            n_channels, channels = acquired.data.shape[1], channels_of(acquired.heads[0])
-            if seen != (seen := (id(buffer.noise), len(buffer.noise), n_channels, channels)):
-                whitener = whitener_for(acquired, buffer.noise, settings.noise.whiten, geometry.noise_bandwidth)
-            prepared = prepare(acquired, whitener, settings)
-            prepared, result = reconstruct_frame(prepared, settings, field_of_view, compute_frame)
-            if result is None:
+            prepared = prepared_frame(acquired, settings)
+            fitted = or_none(partial(field_of_view.fitted, acquired, prepared), prepared.key, settings)
+            del acquired  # its samples are in the prepared frame
+            result = None if fitted is None else reconstruct_frame(fitted, settings, compute_frame)
+            if fitted is None or result is None:
                 images = emitter.fallback(core.zero_filled(prepared.frame), prepared)
             else:
-                images = emitter.images(result, prepared)
+                images = emitter.images(result, fitted)
             for image in images:
                 link.send(image)
 
@@ -154,18 +157,19 @@ def frames(link: Link, buffer: AcquisitionBuffer, items: Iterable[Any]) -> Itera
                 n_passed += item.is_image
                 continue
             # a tuple is ReconData, else an acquisition
-            for frame in frames_of(item, buffer.geometry) if isinstance(item, tuple) else buffer.add(item):
-                n_frames += 1
-                yield frame
+            made = deque(frames_of(item, buffer.geometry) if isinstance(item, tuple) else buffer.add(item))
+            del item
+            n_frames += len(made)
+            yield from handed_on(made)
     except TransportError as error:
         if error.code != 401:
             raise
         logs.get().warning("%s; frames that have all their lines are reconstructed", error)
-        yield from buffer.complete()
+        yield from handed_on(deque(buffer.complete()))
         raise
-    for frame in buffer.flush():
-        n_frames += 1
-        yield frame
+    made = deque(buffer.flush())
+    n_frames += len(made)
+    yield from handed_on(made)
     counts = buffer.counts
     logs.get().info(
         "scan ended: %d frame(s); readouts: %s", n_frames, ", ".join(f"{n} {kind.value}" for kind, n in counts.items())
@@ -184,41 +188,43 @@ def frames(link: Link, buffer: AcquisitionBuffer, items: Iterable[Any]) -> Itera
     )
 
 
+def handed_on(made: deque[AcquiredFrame]) -> Iterator[AcquiredFrame]:
+    """Frames one by one, none of which is kept here: together they are as large as the scan."""
+    while made:
+        yield made.popleft()
+
+
 def reconstruct_frame(
     prepared: PreparedFrame,
     settings: GadgetSettings,
-    field_of_view: FieldOfView,
     compute_frame: Callable[[PreparedFrame, GadgetSettings], ReconResult],
-) -> tuple[PreparedFrame, ReconResult | None]:
-    """The frame as it was reconstructed, and the result: None where that failed and the settings ask for a fallback."""
+) -> ReconResult | None:
+    """Reconstruct, and log how it went; None where it failed and the settings ask for a fallback."""
+    log, key, frame = logs.get(), prepared.key, prepared.frame
+    whitened = "whitened" if prepared.whitened else "not whitened"
+    log.info("%s: %d channels, %dx%d, R=%.1f, %s", key, frame.n_coils, *frame.shape, frame.acceleration, whitened)
+    result = or_none(partial(compute_frame, prepared, settings), key, settings)
+    if result is not None:
+        log.info(
+            "%s: %s, %d samples, residual %.2f, %.1f s",
+            key,
+            result.status.value,
+            result.n_samples,
+            result.data_residual,
+            sum(result.seconds.values()),
+        )
+    return result
+
+
+def or_none(step: Callable[[], T], key: FrameKey, settings: GadgetSettings) -> T | None:
+    """Result of a step; None where it failed and the settings ask for a fallback image then."""
     from gadget.errors import ConfigError, PogmdmError, TransportError
 
-    log, key = logs.get(), prepared.acquired.key
     try:
-        prepared = field_of_view.fitted(prepared)
-        frame = prepared.frame
-        whitened = "whitened" if prepared.whitened else "not whitened"
-        log.info("%s: %d channels, %dx%d, R=%.1f, %s", key, frame.n_coils, *frame.shape, frame.acceleration, whitened)
-        result = compute_frame(prepared, settings)
+        return step()
     except (PogmdmError, RuntimeError, MemoryError) as error:  # torch's own are RuntimeErrors
         # a typo, or a client that is gone, is no failed computation
         if settings.on_failure != "fallback" or isinstance(error, (ConfigError, TransportError)):
             raise
-        log.error("%s: %s; sending the fallback image", key, coded(error))
-        return prepared, None
-    log.info(
-        "%s: %s, %d samples, residual %.2f, %.1f s",
-        key,
-        result.status.value,
-        result.n_samples,
-        result.data_residual,
-        sum(result.seconds.values()),
-    )
-    return prepared, result
-
-
-def resolve_core() -> Any:
-    """Import the reconstruction (torch comes with it, seconds); tests put another in its place."""
-    import pogmdm_core
-
-    return pogmdm_core
+        logs.get().error("%s: %s; sending the fallback image", key, coded(error))
+        return None

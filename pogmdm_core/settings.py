@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from typing_extensions import Self  # pydantic's own; in typing from Python 3.11 on
 
-from pogmdm_core.estimate.samplers.names import SAMPLERS
+from pogmdm_core.registry import SAMPLERS
 
 # Names that settings had before.
 _RENAMED = {

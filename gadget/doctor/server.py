@@ -50,7 +50,7 @@ def examine_server(address: Address, timeout_s: float = 180.0) -> Iterator[tuple
     Raises
     ------
     TransportError
-        E409 the server cannot be reached, before anything is tried.
+        E413 the server cannot be reached, before anything is tried.
     """
     from gadget.replay.gadgetron_client import one_line, query, shown
     from gadget.settings.configs import chains
@@ -60,7 +60,7 @@ def examine_server(address: Address, timeout_s: float = 180.0) -> Iterator[tuple
     try:
         version = one_line(query(address, "gadgetron::version"))
     except PogmdmError as error:
-        if error.code == 409:
+        if error.code == 413:
             raise
         version, answered = one_line(str(error)), False
     yield "server", f"Gadgetron {version} at {shown(address)}" if answered else f"FAILED: {version}", answered

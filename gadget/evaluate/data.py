@@ -68,25 +68,25 @@ def read_frame(path: Path, group: str = "dataset") -> PreparedFrame:
     import ismrmrd
 
     from gadget.files.scan_file import open_scan
-    from gadget.kspace.prepare import prepare, whitener_for
-    from gadget.scan.buffer import AcquisitionBuffer
+    from gadget.kspace.noise_scan import NoiseScan
+    from gadget.kspace.prepare import prepare
     from gadget.scan.header import read_geometry
+    from gadget.scan.sliding import buffer_for
     from gadget.settings.load import load
-    from gadget.stream.budget import ByteBudget
     from gadget.stream.wire import ACQUISITION
 
     settings = load()
     frames: list[AcquiredFrame] = []
     with open_scan(str(path), group) as scan:
         geometry = read_geometry(scan.header, settings.limits.max_matrix)
-        buffer = AcquisitionBuffer(geometry, settings.trigger, ByteBudget(settings.limits.max_buffer_bytes))
+        buffer = buffer_for(geometry, settings)
         for message in scan.messages:
             if int.from_bytes(message[:_ID_BYTES], "little") == ACQUISITION:
                 frames += buffer.add(ismrmrd.Acquisition.deserialize_from(io.BytesIO(message[_ID_BYTES:]).read))
         frames += buffer.flush()
     if not frames:
         raise DataError(331, f"{path.name} holds no image readouts.")
-    whitener = whitener_for(frames[0], buffer.noise, settings.noise.whiten, geometry.noise_bandwidth)
+    whitener = NoiseScan(settings.noise.whiten, geometry.noise_bandwidth).whitener(frames[0], buffer.noise)
     return prepare(frames[0], whitener, settings)
 
 

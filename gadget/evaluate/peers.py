@@ -67,10 +67,10 @@ def run(name: str, frame: KSpaceFrame, score: Callable[[np.ndarray], float]) -> 
     Raises
     ------
     ComputeError
-        E520 not installed, failed, timed out, or not set up for this kind of data.
+        E521 not installed, failed, timed out, or not set up for this kind of data.
     """
     if not installed():
-        raise ComputeError(520, "bart is not on the PATH.", "Install BART or leave its methods out.")
+        raise ComputeError(521, "bart is not on the PATH.", "Install BART or leave its methods out.")
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         _write_frame(base, frame)
@@ -78,7 +78,7 @@ def run(name: str, frame: KSpaceFrame, score: Callable[[np.ndarray], float]) -> 
             return _nlinv(base, frame, score)
         if name == "bart_ecalib":
             if frame.mask is None:
-                raise ComputeError(520, f"{name} is not set up for samples off the grid.")
+                raise ComputeError(521, f"{name} is not set up for samples off the grid.")
             return _ecalib(base, frame)
         return _pics(base, frame, score, "T:3:0" if name == "bart_pics_tv" else "W:3:0")
 
@@ -127,7 +127,7 @@ def _maps(base: Path, frame: KSpaceFrame, score: Callable[[np.ndarray], float]) 
             reason = str(error.args[0])
     found = _nlinv(base, frame, score)
     if found.csm is None:
-        raise ComputeError(520, f"bart has no coil maps here: neither of ecalib ({reason}) nor of nlinv.")
+        raise ComputeError(521, f"bart has no coil maps here: neither of ecalib ({reason}) nor of nlinv.")
     rss = np.sqrt((np.abs(found.csm) ** 2).sum(0))
     return found.csm / np.maximum(rss, 1e-6 * rss.max()), f"nlinv {found.note}"
 
@@ -165,10 +165,10 @@ def _bart(base: Path, *arguments: str) -> None:
             command, cwd=base, env=environment, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S
         )
     except subprocess.TimeoutExpired as late:
-        raise ComputeError(520, f"bart {arguments[0]} took more than {_TIMEOUT_S} s.") from late
+        raise ComputeError(521, f"bart {arguments[0]} took more than {_TIMEOUT_S} s.") from late
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ComputeError(520, f"bart {arguments[0]} failed with status {done.returncode}: {last[:120]}.")
+        raise ComputeError(521, f"bart {arguments[0]} failed with status {done.returncode}: {last[:120]}.")
 
 
 def fit(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -178,7 +178,7 @@ def fit(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     by the largest position that was sampled: zeros around its k-space.
     """
     if image.ndim != 2:
-        raise ComputeError(520, f"bart answered with an image of {image.shape}, expected {shape}.")
+        raise ComputeError(521, f"bart answered with an image of {image.shape}, expected {shape}.")
     cropped = _centre(image, tuple(map(min, image.shape, shape)))
     if cropped.shape == shape:
         return cropped

@@ -41,17 +41,17 @@ def run(frame: KSpaceFrame, score: Callable[[np.ndarray], float]) -> PeerResult:
     Raises
     ------
     ComputeError
-        E520 sigpy is not installed, or its maps are not finite.
+        E521 sigpy is not installed, or its maps are not finite.
     """
     if not version():
-        raise ComputeError(520, "sigpy is not installed.", "pip install sigpy, or leave sigpy_jsense_tv out.")
+        raise ComputeError(521, "sigpy is not installed.", "pip install sigpy, or leave sigpy_jsense_tv out.")
     from sigpy.mri import app
 
     kspace, where = _as_sigpy(frame)
     shape: dict[str, Any] = {} if frame.mask is not None else {"img_shape": list(frame.shape)}
     maps = app.JsenseRecon(kspace, lamda=_JSENSE_WEIGHT, show_pbar=False, **where, **shape).run()
     if not np.isfinite(maps).all():
-        raise ComputeError(520, "sigpy's JSENSE gave coil maps that are not finite.")
+        raise ComputeError(521, "sigpy's JSENSE gave coil maps that are not finite.")
 
     def solve(weight: float) -> np.ndarray:
         found = app.TotalVariationRecon(kspace, maps, weight, max_iter=_ITERATIONS, show_pbar=False, **where).run()

@@ -49,7 +49,7 @@ def open_scan(source: str, group: str = "dataset") -> Iterator[Scan]:
     Raises
     ------
     DataError
-        E301 not readable or no such group, E302 an impossible size, E304 no acquisitions.
+        E301 not readable or no such group, E302 an impossible size, E331 no acquisitions.
     HeaderError
         E201 the header is missing or not valid.
     TransportError
@@ -115,7 +115,7 @@ def _hdf5_scan(file: Any, name: str, group: str) -> Scan:
         raise DataError(301, f"{name} has no group {group!r}; it has: {present}.", "Choose one with -g.")
     dataset = file[group]
     if "data" not in dataset or "header" in dataset or dataset["data"].shape[0] == 0:
-        raise DataError(304, f"{name} has no acquisitions in the group {group!r}.")
+        raise DataError(331, f"{name} has no acquisitions in the group {group!r}.")
     if "xml" not in dataset or dataset["xml"].size == 0:
         raise HeaderError(201, f"{name} has no header in the group {group!r}.")
     raw = dataset["xml"][0]
@@ -189,7 +189,7 @@ def _stream_scan(file: IO[bytes], name: str) -> Scan:
     messages = _stream_messages(read, name)
     head = next(messages, None)
     if head is None:
-        raise DataError(304, f"{name} has no acquisitions.")
+        raise DataError(331, f"{name} has no acquisitions.")
 
     def everything() -> Iterator[bytes]:
         yield head

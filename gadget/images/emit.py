@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from gadget.scan.frames import FrameKey
     from gadget.scan.geometry import Encoding
     from gadget.settings.schema import GadgetSettings
-    from pogmdm_core import ReconResult
+    from pogmdm_core import Prior, ReconResult
 
 
 class Emitter:
@@ -37,7 +37,7 @@ class Emitter:
         Its ``sha256`` goes into the Meta.
     """
 
-    def __init__(self, settings: GadgetSettings, prior: Any) -> None:
+    def __init__(self, settings: GadgetSettings, prior: Prior) -> None:
         from pogmdm_core import __version__
 
         self.output = settings.output
@@ -60,7 +60,7 @@ class Emitter:
         Raises
         ------
         OutputError
-            E602 a pixel is not finite, E603 a series would mix shapes.
+            E602 a pixel is not finite, E604 a series would mix shapes or types.
         """
         estimate, shown = result.shown(self.output.estimate)
         magnitude = _numpy(shown)
@@ -80,7 +80,7 @@ class Emitter:
         }
         phase = _numpy(result.phase)
         turn = np.exp(1j * phase)
-        fov, recon = prepared.fov_mm, prepared.acquired.encoding.recon
+        fov, recon = prepared.fov_mm, prepared.encoding.recon
 
         def band_limited(values: np.ndarray) -> np.ndarray:
             return to_recon_complex(values * turn, fov, recon)
@@ -104,7 +104,7 @@ class Emitter:
         self._scale("image", maps["image"][0])  # the scale of all magnitudes, sent or not
         missing = [name for name in self.output.maps if name not in maps]
         if missing:
-            logs.get().info("%s: no series for %s, it was not computed", prepared.acquired.key, ", ".join(missing))
+            logs.get().info("%s: no series for %s, it was not computed", prepared.key, ", ".join(missing))
         return [
             self._image(name, pixels, prepared, own, result.warnings, (place, n_places[name]))
             for name, stack in maps.items()
@@ -114,7 +114,7 @@ class Emitter:
 
     def fallback(self, image: torch.Tensor, prepared: PreparedFrame) -> list[ismrmrd.Image]:
         """Send a zero-filled magnitude `(y, x)` instead, labelled FALLBACK."""
-        pixels = to_recon_linear(_numpy(image), prepared.fov_mm, prepared.acquired.encoding.recon)
+        pixels = to_recon_linear(_numpy(image), prepared.fov_mm, prepared.encoding.recon)
         return [self._image("fallback", pixels, prepared, {"Status": "fallback"}, ("FALLBACK",))]
 
     def _image(
@@ -126,7 +126,7 @@ class Emitter:
         warnings: tuple[str, ...],
         place: tuple[int, int] = (0, 1),
     ) -> ismrmrd.Image:
-        key, recon = prepared.acquired.key, prepared.acquired.encoding.recon
+        key, recon = prepared.key, prepared.encoding.recon
         if not np.isfinite(pixels).all():
             raise OutputError(602, f"{key}: the {name} holds NaN or infinite pixels.", "Report it.")
         series = SERIES[name]
@@ -146,9 +146,9 @@ class Emitter:
         else:
             pixels = values
         self._one_format(number, (pixels.shape, pixels.dtype, series.image_type))
-        index = self._index(number, number_of_frame(key, prepared.acquired.encoding), *place)
+        index = self._index(number, number_of_frame(key, prepared.encoding), *place)
 
-        reference = prepared.acquired.reference
+        reference = prepared.reference
         directions, found = _directions(reference)
         if not found:
             warnings = (*warnings, "NO_DIRECTIONS")
@@ -209,7 +209,7 @@ class Emitter:
         expected = self._formats.setdefault(number, found)
         if found != expected:
             raise OutputError(
-                603,
+                604,
                 f"series {number} would mix images of {expected[0]} {expected[1]} and {found[0]} {found[1]}.",
                 "Reconstruct encodings of different matrix in separate scans.",
             )

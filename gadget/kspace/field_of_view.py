@@ -54,30 +54,29 @@ class FieldOfView:
         self._start_only = settings.joint_start_only()
         self._sticks_out: dict[tuple[int, Space, Space], bool] = {}
 
-    def fitted(self, prepared: PreparedFrame) -> PreparedFrame:
+    def fitted(self, acquired: AcquiredFrame, prepared: PreparedFrame) -> PreparedFrame:
         """Give a frame as large a field of view as its data need; LARGER_FOV in its warnings tells so.
 
         With ``limits.recon_deadline_s`` there is no time to try: `auto` is 1 then.
         """
-        acquired = prepared.acquired
         if acquired.on_grid or not self._wanted:
             return prepared
         where = (acquired.key.slice, acquired.encoding.encoded, acquired.encoding.recon)
         if where in self._sticks_out:
             return self._enlarged(acquired) if self._sticks_out[where] else prepared
-        found = self._compute(prepared, self._start_only)
-        tried = replace(prepared, start=found.start)
+        begun = self._compute(prepared, self._start_only)
+        tried = replace(prepared, start=begun.start)
         self._sticks_out[where] = False
-        if "MODEL_ERROR" in found.warnings:
+        if "MODEL_ERROR" in begun.warnings:
             larger = self._enlarged(acquired)
             wider = self._compute(larger, self._start_only)
-            if wider.data_residual < _EXPLAINS * found.data_residual:
+            if wider.data_residual < _EXPLAINS * begun.data_residual:
                 tried = replace(larger, start=wider.start)
                 self._sticks_out[where] = True
             logs.get().info(
                 "%s: residual %.2f, with a field of view %g times as large %.2f: %s",
                 acquired.key,
-                found.data_residual,
+                begun.data_residual,
                 LARGER,
                 wider.data_residual,
                 "the object is larger than the field of view" if self._sticks_out[where] else "field of view kept",

@@ -18,7 +18,8 @@ from gadget.errors import DataError
 from gadget.kspace.cartesian import cartesian_grid, remove_oversampling
 from gadget.kspace.noncartesian import sampled_frame
 from gadget.kspace.whitening import Whitener
-from gadget.scan.frames import AcquiredFrame
+from gadget.scan.frames import AcquiredFrame, FrameKey
+from gadget.scan.geometry import Encoding
 
 if TYPE_CHECKING:
     from gadget.settings.schema import GadgetSettings
@@ -38,9 +39,9 @@ class PreparedFrame:
     frame
         K-space, mask or trajectory, and noise level for `pogmdm_core.reconstruct`.
     fov_mm
-        Field of view `(y, x)` of its image grid, mm; may exceed the wanted one, `gadget.images.recon_space` crops.
-    acquired
-        Where it came from (indices, reference header, encoding).
+        Field of view `(y, x)` of its image grid, mm; may exceed the wanted one, then images are cropped.
+    key, encoding, reference
+        Of the readouts it was made of: indices, encoding space, and the header of the one nearest the k-space centre.
     whitened
         Whether the noise is white: by a noise scan, here or upstream.
     warnings
@@ -55,7 +56,9 @@ class PreparedFrame:
 
     frame: KSpaceFrame
     fov_mm: tuple[float, float]
-    acquired: AcquiredFrame
+    key: FrameKey
+    encoding: Encoding
+    reference: ismrmrd.AcquisitionHeader
     whitened: bool
     warnings: tuple[str, ...]
     whitened_upstream: bool = False
@@ -122,7 +125,9 @@ def prepare(acquired: AcquiredFrame, whitener: Whitener | None, settings: Gadget
     return PreparedFrame(
         frame=frame,
         fov_mm=fov_mm,
-        acquired=acquired,
+        key=acquired.key,
+        encoding=acquired.encoding,
+        reference=acquired.reference,
         whitened=whitener is not None,
         warnings=tuple(warnings),
         whitened_upstream=whitened_upstream,
@@ -185,77 +190,3 @@ def _off_grid(acquired: AcquiredFrame, data: np.ndarray, noise_std: float | None
         torch.from_numpy(sampled.shot),
     )
     return frame, sampled.fov_mm, sampled.warnings, sampled.reading
-
-
-def channels_of(head: ismrmrd.AcquisitionHeader) -> tuple[int, ...] | None:
-    """Numbers of a readout's channels in the order of its data, as coil labels count; None where it does not tell."""
-    numbers = tuple(
-        64 * word + bit for word, mask in enumerate(head.channel_mask) for bit in range(64) if mask >> bit & 1
-    )
-    return numbers if len(numbers) == head.active_channels else None
-
-
-def _match_channels(acq: ismrmrd.Acquisition, n_channels: int, channels: tuple[int, ...] | None) -> np.ndarray | None:
-    """Noise samples `(coil, n)` of the data's channels, or None where a channel is missing."""
-    own = channels_of(acq.getHead())
-    if channels is None or own is None or own == channels:
-        return acq.data if acq.data.shape[0] == n_channels else None
-    row = {number: i for i, number in enumerate(own)}
-    if not set(channels) <= row.keys():
-        return None
-    return acq.data[[row[number] for number in channels]]
-
-
-def whitener_for(
-    acquired: AcquiredFrame, noise: list[ismrmrd.Acquisition], mode: str, bandwidth: float | None
-) -> Whitener | None:
-    """`make_whitener` for the channels of a frame."""
-    return make_whitener(noise, acquired.data.shape[1], mode, bandwidth, channels_of(acquired.heads[0]))
-
-
-def make_whitener(
-    noise: list[ismrmrd.Acquisition],
-    n_channels: int,
-    mode: str,
-    bandwidth: float | None,
-    channels: tuple[int, ...] | None = None,
-) -> Whitener | None:
-    """Whitener from the noise readouts, or None where there is none to be had or wanted.
-
-    Parameters
-    ----------
-    noise
-        Noise readouts so far.
-    n_channels
-        Channels of the data.
-    mode
-        The setting ``noise.whiten``.
-    bandwidth
-        relativeReceiverNoiseBandwidth of the header, or None.
-    channels
-        Numbers of the data's channels (see `channels_of`), by which those of a noise scan with other channels are
-        matched; None where senders do not tell.
-
-    Raises
-    ------
-    DataError
-        E310 ``on`` without usable noise readouts, or every channel dead.
-    """
-    if mode == "off":
-        return None
-    matched = [samples for acq in noise if (samples := _match_channels(acq, n_channels, channels)) is not None]
-    usable = [samples for samples in matched if np.isfinite(samples).all()]
-    if len(usable) < len(matched):
-        logs.get().warning("%d noise readouts hold NaN or infinite samples: not used", len(matched) - len(usable))
-    if sum(samples.shape[1] for samples in usable) >= 2:
-        if mode == "upstream":
-            logs.get().warning("noise.whiten=upstream, but noise readouts arrive, so nobody used them: used here")
-        return Whitener.from_samples(usable, float(noise[0].sample_time_us), bandwidth)
-    if mode == "upstream":
-        return Whitener.behind_noise_adjust(n_channels, bandwidth)
-    lack = f"none of the {len(noise)} noise readouts has finite samples of the data's {n_channels} channels"
-    if mode == "on":
-        raise DataError(310, f"noise.whiten=on, but {lack}.", "Send a noise scan, or set noise.whiten=auto.")
-    if noise:
-        logs.get().warning("%s: not whitened", lack)
-    return None

@@ -93,7 +93,7 @@ def query(address: Address, name: str, timeout_s: float = 10.0) -> str:
     Raises
     ------
     TransportError
-        E409 it cannot be reached, E401, E402 it hangs up instead of answering, E403 it does not answer in time,
+        E413 it cannot be reached, E401, E402 it hangs up instead of answering, E403 it does not answer in time,
         E404 its answer is something else.
     ComputeError
         E500 it answers with an error, for example because it does not know `name`.
@@ -144,7 +144,7 @@ def send_scan(
     Raises
     ------
     TransportError
-        E409 the server cannot be reached, E402 the answer ends inside a message, E403 it is not complete in time,
+        E413 the server cannot be reached, E402 the answer ends inside a message, E403 it is not complete in time,
         E404 it has a message of an unknown id.
     DataError
         E301 an image that cannot be read, E302 an impossible length.
@@ -186,7 +186,7 @@ def _connected(address: Address, timeout_s: float) -> Iterator[socket.socket]:
     except (OSError, UnicodeError) as error:  # the latter for a host name that cannot be one
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise TransportError(
-            409, f"cannot connect to {shown(address)} ({reason}).", "Is Gadgetron running there, and the port open?"
+            413, f"cannot connect to {shown(address)} ({reason}).", "Is Gadgetron running there, and the port open?"
         ) from error
     with connection:
         yield connection

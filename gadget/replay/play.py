@@ -144,14 +144,14 @@ def _accept(listener: socket.socket, child: GadgetProcess) -> socket.socket:
             if not child.running:
                 child.wait(5)
                 raise TransportError(
-                    409,
+                    413,
                     f"the gadget ended before it connected ({child.last_error() or 'no traceback'}).",
                     "Run: pogmdm doctor",
                 ) from None
             continue
         connection.settimeout(None)
         return connection
-    raise TransportError(409, f"the gadget did not connect within {_CONNECT_S:.0f} s.", "Run: pogmdm doctor")
+    raise TransportError(413, f"the gadget did not connect within {_CONNECT_S:.0f} s.", "Run: pogmdm doctor")
 
 
 def _receive(connection: socket.socket, images: ImageFile, display: ProgressDisplay) -> PogmdmError | None:

@@ -35,7 +35,10 @@ def dumped(items: Iterable[Any], folder: str, header: Any) -> Generator[Any, Non
     header
         `ismrmrd.xsd.ismrmrdHeader`, or its XML.
     """
-    file = _new_file(folder, header) if folder else None
+    if not folder:
+        yield from items
+        return
+    file = _new_file(folder, header)
     try:
         for item in items:
             if file is not None and isinstance(item, ismrmrd.Acquisition) and not _write(file, _readout(item)):

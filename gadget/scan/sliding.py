@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import ismrmrd
 
@@ -12,6 +13,17 @@ from gadget.scan.classify import Kind, classify
 from gadget.scan.frames import AcquiredFrame, FrameKey, assemble
 from gadget.scan.geometry import ScanGeometry
 from gadget.stream.budget import ByteBudget
+
+if TYPE_CHECKING:
+    from gadget.settings.schema import GadgetSettings
+
+
+def buffer_for(geometry: ScanGeometry, settings: GadgetSettings) -> AcquisitionBuffer:
+    """Buffer of a scan: with sliding windows where ``window.shots`` asks for them."""
+    window, budget = settings.window, ByteBudget(settings.limits.max_buffer_bytes)
+    if window.shots:
+        return SlidingBuffer(geometry, settings.trigger, budget, window.shots, window.step)
+    return AcquisitionBuffer(geometry, settings.trigger, budget)
 
 
 class SlidingBuffer(AcquisitionBuffer):

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from gadget import logs
+from gadget.core import resolve_core
 from gadget.service.server import Server
 from gadget.service.workers import Worker
 from gadget.settings.load import load
 from gadget.stream.cancel import Cancelled, cancel_on_signals
-from gadget.target import resolve_core
 
 
 def serve_command(

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from gadget import logs
+from gadget.core import resolve_core
 from gadget.errors import coded
 from gadget.service.client import reconstruct_client
 from gadget.service.workers import DONE, READY
 from gadget.settings.load import load
 from gadget.stream.cancel import Cancelled, cancel_on_signals
-from gadget.target import resolve_core
 
 
 def work(control: socket.socket, number: int, defaults: Mapping[str, Any], debug: bool) -> None:

@@ -115,7 +115,7 @@ class Link:
         ------
         TransportError
             E401, E402, E403 (see `ExactSocket.read`), E404 unknown message, E405 the peer reports
-            an error.
+            an error before any data, E414 after some.
         DataError
             E302 a message is larger than the limits, found before any memory is taken.
         """
@@ -278,7 +278,9 @@ class Link:
         (n_bytes,) = struct.unpack("<Q", source.read(8))
         self._check_bytes("an error text", n_bytes)
         source.read(n_bytes)  # not logged: it is the peer's, and may hold anything
-        raise broken(405, "the sender reported an error and ended the scan.", "See its own log.")
+        if not self.n_messages:
+            raise broken(405, "no acquisitions: the sender reported an error instead.", "See its own log.")
+        raise broken(414, "the sender reported an error and ended the scan.", "See its own log.")
 
 
 def _text(text: str) -> bytes:

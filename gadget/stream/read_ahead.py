@@ -41,20 +41,24 @@ class ReadAhead:
         self._thread.start()
 
     def __iter__(self) -> Iterator[Any]:
-        while True:
-            with self._changed:
-                self._source.waiting_since = time.monotonic()
-                self._changed.wait_for(lambda: self._kept or self._ended)
-                self._source.waiting_since = math.inf
-                if not self._kept:
-                    break
-                item, n_bytes = self._kept.popleft()
-                self._budget.ahead -= n_bytes
-                self._changed.notify_all()
-            yield item
+        while taken := self._take():
+            yield taken.pop()  # nothing of it is kept here, it may be a whole scan
         self._thread.join()
         if self._error is not None:
             raise self._error
+
+    def _take(self) -> list[Any]:
+        """Next message, or nothing when they have ended."""
+        with self._changed:
+            self._source.waiting_since = time.monotonic()
+            self._changed.wait_for(lambda: self._kept or self._ended)
+            self._source.waiting_since = math.inf
+            if not self._kept:
+                return []
+            item, n_bytes = self._kept.popleft()
+            self._budget.ahead -= n_bytes
+            self._changed.notify_all()
+            return [item]
 
     def finish(self) -> None:
         """Drop everything, now and until the messages end: with CLOSE, an error, or the source's `deadline`."""

@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from pogmdm_core.estimate.samplers.names import SAMPLERS
+from pogmdm_core.registry import SAMPLERS
 from pogmdm_core.settings import SamplerSettings, Settings
 
 

@@ -37,7 +37,7 @@ SCANS = {
 def adjoint_of(name: str) -> np.ndarray:
     """Zero-filled image of a scan on the grid of its header."""
     prepared = read_frame(DATA / f"{name}.h5")
-    return to_recon_linear(zero_filled(prepared.frame).numpy(), prepared.fov_mm, prepared.acquired.encoding.recon)
+    return to_recon_linear(zero_filled(prepared.frame).numpy(), prepared.fov_mm, prepared.encoding.recon)
 
 
 def replay(name: str, output: Path, settings: list[str]) -> dict[int, ismrmrd.Image]:

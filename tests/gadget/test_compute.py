@@ -19,7 +19,7 @@ from pogmdm_core import SamplerStatus
 def run(replaced, n_coils=16, **settings):
     prepared = prepared_of(Scan(n_coils=n_coils))
     config = load(properties={"sampler.n_samples": "3", **settings})
-    return compute(core(reconstruct=replaced), prepared.frame, None, config, prepared.acquired.key, None)
+    return compute(core(reconstruct=replaced), prepared.frame, None, config, prepared.key, None)
 
 
 class Failing:
@@ -72,7 +72,7 @@ def test_fewer_channels_begin_with_a_start_of_their_own(gpu):
     prepared = prepared_of(Scan(n_coils=16))
     config = load(properties={"sampler.n_samples": "3"})
     result = compute(
-        core(reconstruct=failing), prepared.frame, None, config, prepared.acquired.key, None, start="of 16 channels"
+        core(reconstruct=failing), prepared.frame, None, config, prepared.key, None, start="of 16 channels"
     )
     assert given == ["of 16 channels"] * 2 + [None] * 2
     assert result.start is None  # it does not belong to the frame that was asked for
@@ -191,7 +191,7 @@ def test_a_client_that_hangs_up_ends_the_real_reconstruction(stage):
     def gone():
         return stage in seen
 
-    key = prepared.acquired.key
+    key = prepared.key
     with pytest.raises(TransportError, match="E409"):
         compute(
             pogmdm_core, prepared.frame, pogmdm_core.load_prior(), config, key, lambda p: seen.append(p.stage), gone
@@ -223,9 +223,7 @@ def test_the_real_reconstruction_stops_with_what_it_has(stage, n_reports, n_samp
     prepared = prepared_of(Scan(acceleration=2))
     settings = {"sampler.n_samples": "9", "sampler.n_steps": "3", "uncertainty.method": "samples"}
     config = load("fast", properties={**settings, "map.steps": "5", "limits.recon_deadline_s": "3"})
-    result = compute(
-        pogmdm_core, prepared.frame, pogmdm_core.load_prior(), config, prepared.acquired.key, reports.append
-    )
+    result = compute(pogmdm_core, prepared.frame, pogmdm_core.load_prior(), config, prepared.key, reports.append)
     assert (result.status, result.n_samples) == (SamplerStatus.DEADLINE, n_samples)
     assert result.map is not None
     assert (result.std is not None) == (n_samples >= 2)

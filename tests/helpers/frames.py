@@ -6,7 +6,8 @@ import ismrmrd
 import numpy as np
 
 from gadget.images.emit import Emitter
-from gadget.kspace.prepare import prepare, whitener_for
+from gadget.kspace.noise_scan import NoiseScan
+from gadget.kspace.prepare import prepare
 from gadget.scan.buffer import AcquisitionBuffer
 from gadget.scan.header import read_geometry
 from gadget.settings.load import load
@@ -26,7 +27,7 @@ def prepared(header, acquisitions, **settings):
     """The first frame, prepared."""
     geometry, buffer, frames = frames_of(header, acquisitions)
     config = load(properties=settings)
-    whitener = whitener_for(frames[0], buffer.noise, config.noise.whiten, geometry.noise_bandwidth)
+    whitener = NoiseScan(config.noise.whiten, geometry.noise_bandwidth).whitener(frames[0], buffer.noise)
     return prepare(frames[0], whitener, config)
 
 

@@ -10,10 +10,10 @@ import torch
 from pogmdm_core.estimate.map_estimate import level_for
 from pogmdm_core.estimate.samplers.base import Diverged, SampleNoise, Sampler, SamplerState, Task
 from pogmdm_core.estimate.samplers.coil_update import update_coils
-from pogmdm_core.estimate.samplers.names import SAMPLERS
 from pogmdm_core.estimate.samplers.schedule import geometric_levels
 from pogmdm_core.measurement.encoding import EncodingModel
 from pogmdm_core.prior.base import Prior
+from pogmdm_core.registry import SAMPLERS
 from pogmdm_core.settings import CoilSettings, SamplerSettings
 
 _DIVERGED = 1e3  # image magnitude, units of the image scale, that no sample may reach

@@ -8,7 +8,6 @@ import torch
 from pogmdm_core.estimate.samplers.base import Diverged, SampleNoise, Sampler, SamplerState
 from pogmdm_core.estimate.samplers.coil_update import update_coils
 from pogmdm_core.estimate.samplers.loop import sample
-from pogmdm_core.estimate.samplers.names import SAMPLERS
 from pogmdm_core.estimate.samplers.renoise import data_step
 from pogmdm_core.estimate.samplers.schedule import geometric_levels
 from pogmdm_core.frame import KSpaceFrame
@@ -17,6 +16,7 @@ from pogmdm_core.measurement.fourier import centred_fft
 from pogmdm_core.prior.model import ProductPrior
 from pogmdm_core.prior.multiscale import MultiscaleBank
 from pogmdm_core.prior.scale_mixture import ScaleMixtureExperts
+from pogmdm_core.registry import SAMPLERS
 from pogmdm_core.settings import CoilSettings, SamplerSettings
 
 SHAPE = (10, 8)

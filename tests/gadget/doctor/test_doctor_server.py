@@ -178,7 +178,7 @@ def test_chains_are_not_tried_on_something_else():
 def test_no_server_is_an_error_before_anything_is_tried():
     with socket.create_server(("127.0.0.1", 0)) as gone:
         address = gone.getsockname()
-    with pytest.raises(errors.TransportError, match="E409"):
+    with pytest.raises(errors.TransportError, match="E413"):
         next(examine_server(address))
 
 
@@ -196,7 +196,7 @@ def test_the_command_and_its_status(capsys):
         lines = capsys.readouterr().out.splitlines()
         assert lines[2].startswith(f"  {CARTESIAN}")
         assert lines[3].startswith(f"! {CONNECT:28} FAILED: E403 the server did not finish within 2 s.")
-    for where, status, start in ((at, 4, f"E409 cannot connect to {at}"), ("here:no", 2, "E110 'here:no'")):
+    for where, status, start in ((at, 4, f"E413 cannot connect to {at}"), ("here:no", 2, "E110 'here:no'")):
         assert cli.main(["doctor", "--server", where]) == status
         out, err = capsys.readouterr()
         assert out == ""

@@ -76,7 +76,7 @@ def test_a_method_that_fails_is_a_row(full, tmp_path, monkeypatch):
     zf, bart = rows_of(tmp_path / "o")
     assert zf["psnr"]
     assert bart["psnr"] == ""
-    assert bart["note"].startswith("E520 bart is not on the PATH")
+    assert bart["note"].startswith("E521 bart is not on the PATH")
 
 
 def test_answers_on_another_grid_are_brought_to_ours():

@@ -21,7 +21,7 @@ def bart(monkeypatch):
     def answer(base, *arguments):
         asked.append(arguments)
         if arguments[0] == "ecalib":
-            raise ComputeError(520, "bart ecalib failed with status 1: no calibration region.")
+            raise ComputeError(521, "bart ecalib failed with status 1: no calibration region.")
         if arguments[0] == "nlinv":
             peers.write_cfl(base / arguments[-2], np.ones(SHAPE))
             peers.write_cfl(base / arguments[-1], 3 * np.ones((*SHAPE, 1, 4)))
@@ -57,5 +57,5 @@ def test_pics_takes_the_maps_of_nlinv_where_there_is_no_calibration_region(bart,
 
 def test_without_any_maps_the_reason_is_told(bart, monkeypatch):
     monkeypatch.setattr(peers, "_nlinv", lambda *_: peers.PeerResult(np.ones(SHAPE), None, ""))
-    with pytest.raises(ComputeError, match="E520 .*no calibration region"):
+    with pytest.raises(ComputeError, match="E521 .*no calibration region"):
         peers.run("bart_pics_tv", frames()["grid"], score=lambda _: 0.0)

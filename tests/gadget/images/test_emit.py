@@ -45,7 +45,7 @@ def test_headers_follow_the_rules():
     for image in images:
         head = image.getHead()
         for name, rule in RULES.items():
-            assert plain(getattr(head, name)) == rule(prepared.acquired.reference), name
+            assert plain(getattr(head, name)) == rule(prepared.reference), name
         assert image.is_flag_set(ismrmrd.IMAGE_LAST_IN_SLICE)
 
 
@@ -67,17 +67,17 @@ def test_all_series():
 
 def test_images_are_numbered_by_their_place_in_the_scan():
     """A worker that sees one slice only, or later ones first, gives it the number it has in the whole scan."""
-    encoding = prepared_of(Scan(n_slices=6, n_repetitions=3)).acquired.encoding
+    encoding = prepared_of(Scan(n_slices=6, n_repetitions=3)).encoding
     keys = {FrameKey(0, s, 0, 0, r, 0): s + 6 * r for s in range(6) for r in range(3)}
     assert {key: number_of_frame(key, encoding) for key in keys} == keys
     assert number_of_frame(FrameKey(0, 6, 0, 0, 0, 0), encoding) is None
 
     prepared, result, emitter, _ = emitted(Scan(n_slices=6, n_repetitions=3))
-    late = replace(prepared, acquired=replace(prepared.acquired, key=FrameKey(0, 4, 0, 0, 2, 0)))
+    late = replace(prepared, key=FrameKey(0, 4, 0, 0, 2, 0))
     for image in emitter.images(result, late):
         assert image.image_index == 4 + 6 * 2 + 1
         assert image.meta["GADGETRON_ImageNumber"] == str(image.image_index)
-    unknown = replace(prepared, acquired=replace(prepared.acquired, key=FrameKey(0, 9, 0, 0, 0, 0)))
+    unknown = replace(prepared, key=FrameKey(0, 9, 0, 0, 0, 0))
     assert emitter.images(result, unknown)[0].image_index == 18  # past all others
     # another measurement counts anew: no number comes twice in a series
     assert emitter.images(result, late)[0].image_index == 19
@@ -157,7 +157,7 @@ def test_a_series_keeps_one_shape():
     prepared, result, emitter, _ = emitted()
     other = prepared_of(Scan(nx=32))
     small = reconstruct(other.frame, None, load())
-    with pytest.raises(OutputError, match="E603 series 1 "):
+    with pytest.raises(OutputError, match="E604 series 1 "):
         emitter.images(small, other)
 
 

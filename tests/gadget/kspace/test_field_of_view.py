@@ -1,13 +1,12 @@
 """Objects larger than the field of view, off the grid."""
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers.frames import frames_of
 from helpers.frames import prepared as off_grid
-from helpers.frames import prepared_of
-from helpers.mrd_factory import radial_scan
+from helpers.mrd_factory import Scan, radial_scan
 from helpers.peer import configuration, run_in_process, stream
 
 from gadget.kspace.field_of_view import LARGER, FieldOfView
@@ -18,13 +17,15 @@ from gadget.target import pogmdm_recon
 class Trying:
     """Counts tries; `residuals` by field of view, the model does not fit where it is above 3."""
 
-    def __init__(self, prepared, residuals, **settings):
-        self.tried, self.prepared, self.residuals = [], prepared, residuals
+    def __init__(self, scan, residuals, **settings):
+        self.acquired, self.prepared = frames_of(*scan)[2][0], off_grid(*scan)
+        self.tried, self.residuals = [], residuals
         self.field_of_view = FieldOfView(load(properties=settings), self.prepare, self.compute)
 
     def prepare(self, acquired, settings):
         assert settings.trajectory.fov_factor == LARGER
-        return replace(self.prepared, acquired=acquired)
+        assert acquired is self.acquired
+        return self.prepared
 
     def compute(self, prepared, settings):
         assert (settings.map.steps, settings.sampler.n_samples, settings.uncertainty.method) == (0, 0, "off")
@@ -34,14 +35,12 @@ class Trying:
         warnings = ("MODEL_ERROR",) if residual > 3 else ()
         return SimpleNamespace(warnings=warnings, data_residual=residual, start=f"start at {factor}")
 
+    def fitted(self):
+        return self.field_of_view.fitted(self.acquired, self.prepared)
+
     def factor(self):
-        found = self.field_of_view.fitted(self.prepared)
+        found = self.fitted()
         return LARGER if "LARGER_FOV" in found.warnings else 1
-
-
-@pytest.fixture(scope="module")
-def prepared():
-    return off_grid(*radial_scan())
 
 
 @pytest.mark.parametrize(
@@ -53,13 +52,13 @@ def prepared():
     ],
     ids=["fits", "sticks out", "is wrong for another reason"],
 )
-def test_the_first_frame_settles_it(prepared, residuals, factor, tried):
-    trying = Trying(prepared, residuals)
+def test_the_first_frame_settles_it(residuals, factor, tried):
+    trying = Trying(radial_scan(), residuals)
     # what was found with it is not computed again
-    assert trying.field_of_view.fitted(prepared).start == f"start at {float(factor)}"
+    assert trying.fitted().start == f"start at {float(factor)}"
     for _ in range(3):
         assert trying.factor() == factor
-        assert trying.field_of_view.fitted(prepared).start is None
+        assert trying.fitted().start is None
     assert trying.tried == tried
 
 
@@ -68,16 +67,15 @@ def test_the_first_frame_settles_it(prepared, residuals, factor, tried):
     [{"trajectory.fov_factor": "1"}, {"limits.recon_deadline_s": "60"}, {"preset": "paper"}],
     ids=["given", "deadline", "no joint start"],
 )
-def test_where_nothing_is_tried(prepared, settings):
-    trying = Trying(prepared, {}, **settings)
+def test_where_nothing_is_tried(settings):
+    trying = Trying(radial_scan(), {}, **settings)
     assert trying.factor() == 1
     assert trying.tried == []
 
 
 def test_on_the_grid_nothing_is_tried():
-    from helpers.mrd_factory import Scan
-
-    trying = Trying(prepared_of(Scan()), {})
+    scan = Scan()
+    trying = Trying((scan.header(), scan.acquisitions()), {})
     assert trying.factor() == 1
     assert trying.tried == []
 

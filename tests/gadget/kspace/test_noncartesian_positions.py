@@ -243,7 +243,7 @@ def test_spokes_under_a_cartesian_header_win_with_a_warning(caplog):
     assert "not lines along kx" in caplog.text
     assert torch.equal(found.frame.trajectory, expected.frame.trajectory)
     assert torch.equal(found.frame.kspace, expected.frame.kspace)
-    assert found.acquired.trajectory_name == "other"
+    assert found.trajectory.startswith("other (")
     assert "TRAJECTORY_NOT_CARTESIAN" not in expected.warnings
 
 
@@ -255,7 +255,7 @@ def test_other_trajectories_need_positions_and_no_more(word):
     expected, other = prepared_of(header, acquisitions), header.replace(b">radial<", b">" + word + b"<")
     found = prepared_of(other, acquisitions)
     assert torch.equal(found.frame.trajectory, expected.frame.trajectory)
-    assert found.acquired.trajectory_name == word.decode()
+    assert found.trajectory.startswith(f"{word.decode()} (")
     assert "TRAJECTORY_NOT_CARTESIAN" not in found.warnings
     with pytest.raises(DataError, match=f"E320 .*'{word.decode()}'"):
         prepared_of(other, without_positions(acquisitions))

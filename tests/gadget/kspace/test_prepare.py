@@ -7,7 +7,7 @@ from helpers.mrd_factory import Scan
 
 from gadget.errors import DataError
 from gadget.kspace.cartesian import sample_columns
-from gadget.kspace.prepare import channels_of, make_whitener
+from gadget.kspace.noise_scan import channels_of, make_whitener
 from pogmdm_core.measurement.noise import estimate_frame_noise
 
 
@@ -58,7 +58,7 @@ def test_rows_of_a_partial_fourier_scan_keep_the_centre():
     assert mask[8:].all()
     energy = prepared.frame.kspace.abs().square().sum(dim=(0, 2))
     assert int(energy.argmax()) == scan.ny // 2
-    assert prepared.acquired.reference.idx.kspace_encode_step_1 == scan.ny // 2 - 8
+    assert prepared.reference.idx.kspace_encode_step_1 == scan.ny // 2 - 8
 
 
 def test_whitened_noise_has_the_stated_level_and_no_correlation():

@@ -37,7 +37,7 @@ def test_recorded_scans_are_prepared(mrd_data, name, shape, n_rows, warnings):
     assert int(frame.mask.any(dim=1).sum()) == n_rows
     assert prepared.whitened
     assert prepared.warnings == warnings
-    recon = prepared.acquired.encoding.recon
+    recon = prepared.encoding.recon
     image = to_recon_linear(zero_filled(frame).numpy(), prepared.fov_mm, recon)
     assert image.shape == recon.matrix[1::-1]
     # the object is in the middle, the corners are air

@@ -104,9 +104,9 @@ def test_no_server_is_a_coded_error():
     with socket.create_server(("127.0.0.1", 0)) as gone:
         nobody = gone.getsockname()
     for address in (nobody, ("a..b", 9002), ("nowhere.invalid", 9002)):
-        with pytest.raises(errors.TransportError, match=r"^E409 cannot connect to \S+ \(.*\)\. Is Gadgetron running"):
+        with pytest.raises(errors.TransportError, match=r"^E413 cannot connect to \S+ \(.*\)\. Is Gadgetron running"):
             query(address, "gadgetron::version")
-        with pytest.raises(errors.TransportError, match="^E409"):
+        with pytest.raises(errors.TransportError, match="^E413"):
             send_scan(address, NAME, HEADER, MESSAGES, LIMIT_S)
 
 

@@ -168,7 +168,7 @@ def drop_data(file):
     [
         (drop_header, "dataset", errors.HeaderError, "E201 .*no header"),
         (empty_header, "dataset", errors.HeaderError, "E201 .*not ISMRMRD XML"),
-        (drop_data, "dataset", errors.DataError, "E304 .*no acquisitions"),
+        (drop_data, "dataset", errors.DataError, "E331 .*no acquisitions"),
         (lambda file: None, "other", errors.DataError, "E301 .*no group 'other'; it has: dataset"),
     ],
 )
@@ -235,7 +235,7 @@ def test_a_stream_gives_the_same_messages_as_the_file(tmp_path, scan_file):
     with open_scan(str(stream)) as scan, pytest.raises(errors.TransportError, match="E402 .*cut short"):
         list(scan.messages)
     stream.write_bytes(start + struct.pack("<H", 4))
-    with pytest.raises(errors.DataError, match="E304"), open_scan(str(stream)):
+    with pytest.raises(errors.DataError, match="E331"), open_scan(str(stream)):
         pass
 
 

@@ -165,7 +165,10 @@ def test_unknown_messages_end_the_scan(mid):
 @pytest.mark.fault("F07")
 def test_error_of_the_sender_ends_the_scan():
     _, outcome, _ = read_all([*handshake(), struct.pack("<HQ", ERROR, 3) + b"abc"])
-    assert outcome.errors[0].startswith("E405")
+    assert outcome.errors[0].startswith("E405 no acquisitions")
+    first = item_message(SCAN.acquisitions()[0])
+    _, outcome, _ = read_all([*handshake(), first, struct.pack("<HQ", ERROR, 3) + b"abc"])
+    assert outcome.errors[0].startswith("E414")
 
 
 def lie(**fields):

@@ -1,4 +1,4 @@
-"""Names of the posterior samplers, and where each is: ``module:class``, a subclass of `Sampler` in `.base`.
+"""Names of the posterior samplers, and where each is: ``module:class``, a subclass of `estimate.samplers.base.Sampler`.
 
 A further sampler is one file and one line here; a program that uses this package may add its own at run time:
 ``SAMPLERS["mine"] = "my_package.mine:Mine"``.

@@ -1,0 +1,45 @@
+"""The door between the two rooms: what the gadget asks of the reconstruction, `pogmdm_core`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+    from pogmdm_core.estimate.joint_start import JointStart
+    from pogmdm_core.frame import KSpaceFrame
+    from pogmdm_core.prior.base import Prior
+    from pogmdm_core.result import ReconResult
+    from pogmdm_core.settings import Settings
+
+
+class Core(Protocol):
+    """See `pogmdm_core`; tests put another in its place."""
+
+    def load_prior(self, name_or_path: str, /) -> Prior:
+        """Load a prior by shipped name or from a file."""
+
+    def reconstruct(
+        self,
+        frame: KSpaceFrame,
+        prior: Prior,
+        settings: Settings,
+        /,
+        *,
+        progress: Callable[[Any], object] | None,
+        should_stop: Callable[[], bool],
+        start: JointStart | None,
+    ) -> ReconResult:
+        """Estimate image, uncertainty and coils."""
+
+    def zero_filled(self, frame: KSpaceFrame, /) -> torch.Tensor:
+        """Root sum of squares without any prior, `(y, x)`."""
+
+
+def resolve_core() -> Core:
+    """Import the reconstruction; torch comes with it, which takes seconds."""
+    import pogmdm_core
+
+    return pogmdm_core
