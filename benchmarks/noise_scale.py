@@ -25,6 +25,7 @@ from gadget.evaluate.data import coil_images_of, object_mask
 from gadget.evaluate.metrics import Reference, scaled_psnr, uncertainty_metrics
 from gadget.evaluate.patterns import lines
 from gadget.files.scan_file import open_scan
+from gadget.kspace.noise_scan import NoiseScan
 from gadget.kspace.prepare import PreparedFrame, prepare
 from gadget.scan.buffer import AcquisitionBuffer
 from gadget.scan.header import read_geometry

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 # Each room may use those before it, and itself.
 GADGET = (
     "errors",
+    "fourier",
     "logs",
     "progress",
     "settings",

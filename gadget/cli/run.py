@@ -56,14 +56,18 @@ def _run(args: argparse.Namespace) -> int:
     outcome = replay(job, display, args.debug)
     series = ", ".join(f"image_{number} x {count}" for number, count in outcome.series.items())
     display.log(f"{args.output}: {series} ({outcome.seconds:.1f} s)")
+    if args.png is not None or args.html is not None:
+        from gadget.report.preview import draw_previews
+
+        pictures = draw_previews(args.output, job.out_group)
     if args.png is not None:
         from gadget.report.preview import write_previews
 
-        for picture in write_previews(args.output, args.png, job.out_group):
+        for picture in write_previews(pictures, args.png):
             display.log(str(picture))
     if args.html is not None:
         from gadget.report.page import write_report
 
-        write_report(args.output, args.html, job.out_group, args.overwrite)
+        write_report(args.output, pictures, args.html, job.out_group, args.overwrite)
         display.log(str(args.html))
     return 0

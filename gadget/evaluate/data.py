@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from gadget.kspace.prepare import PreparedFrame
     from gadget.scan.frames import AcquiredFrame
 
-_OBJECT = 0.06  # of the smoothed reference's 99th percentile
 _ID_BYTES = 2
 _COMPLETE = 0.98  # of the grid: corners and a few lines may be missing
 
@@ -93,7 +92,7 @@ def read_frame(path: Path, group: str = "dataset") -> PreparedFrame:
 def reference_of(frame: KSpaceFrame) -> Reference:
     """Root sum of squares of full data minus its noise floor, 2 noise_std^2 per coil, and the object's mask.
 
-    The object is where the reference, smoothed with a Gaussian of 2 pixels, is above 6 % of its 99th percentile.
+    The object is where the reconstruction, too, would say that it is.
     """
     power = (np.abs(coil_images_of(frame).astype(np.complex128)) ** 2).sum(0)
     floor = 2 * (frame.noise_std or 0) ** 2 * frame.n_coils
@@ -109,8 +108,9 @@ def coil_images_of(frame: KSpaceFrame) -> np.ndarray:
 
 
 def object_mask(image: np.ndarray) -> np.ndarray:
-    """See `reference_of`."""
-    from scipy.ndimage import gaussian_filter
+    """Where there is signal in a magnitude `(y, x)`, bool: `pogmdm_core.uncertainty.combine.object_mask`."""
+    import torch
 
-    smooth = gaussian_filter(image, 2)
-    return np.asarray(smooth > _OBJECT * np.quantile(smooth, 0.99))
+    from pogmdm_core.uncertainty import combine
+
+    return np.asarray(combine.object_mask(torch.from_numpy(image.astype(np.float32))).numpy())

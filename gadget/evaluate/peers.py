@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from gadget.evaluate.oracle import best_on_grid
+from gadget.fourier import centred_fft, centred_ifft
 from pogmdm_core import KSpaceFrame
 from pogmdm_core.errors import ComputeError
 from pogmdm_core.measurement.encoding import fourier_operator
@@ -183,10 +184,10 @@ def fit(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     if cropped.shape == shape:
         return cropped
     axes = (0, 1)
-    spectrum = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(cropped, axes)), axes)
+    spectrum = centred_fft(cropped, axes, norm="backward")
     padded = np.zeros(shape, spectrum.dtype)
     _centre(padded, cropped.shape)[...] = spectrum
-    return np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(padded, axes)), axes)
+    return centred_ifft(padded, axes, norm="backward")
 
 
 def _centre(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

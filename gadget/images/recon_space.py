@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from gadget.fourier import centred_fft, centred_ifft
 from gadget.scan.geometry import Space
 
 
@@ -20,9 +21,9 @@ def to_recon_complex(image: np.ndarray, fov_mm: tuple[float, float], recon: Spac
     if old == shape:
         return image
     axes = (-2, -1)
-    spectrum = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(image, axes=axes)), axes=axes)
+    spectrum = centred_fft(image, axes, norm="backward")
     spectrum = _crop_or_pad(spectrum, shape) * (shape[0] * shape[1] / (old[0] * old[1]))
-    return np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(spectrum, axes=axes)), axes=axes)
+    return centred_ifft(spectrum, axes, norm="backward")
 
 
 def to_recon_linear(image: np.ndarray, fov_mm: tuple[float, float], recon: Space) -> np.ndarray:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import ismrmrd
 import numpy as np
 
 from gadget.errors import DataError
+from gadget.fourier import centred_fft, centred_ifft
 from gadget.kspace.readout import centre_sample, is_reversed
 from gadget.scan.frames import AcquiredFrame
 from gadget.scan.geometry import n_wanted
@@ -134,14 +134,10 @@ def remove_oversampling(grid: Grid) -> Grid:
     if keep == nx or not (n_averages == n_averages[:, :1]).all():
         return grid
     start = nx // 2 - keep // 2
-    lines = _centred(np.fft.ifft, grid.kspace)[..., start : start + keep]
+    lines = centred_ifft(grid.kspace, (-1,))[..., start : start + keep]
     return replace(
         grid,
-        kspace=_centred(np.fft.fft, lines).astype(np.complex64),
+        kspace=centred_fft(lines, (-1,)).astype(np.complex64),
         n_averages=n_averages[:, start : start + keep],
         fov_mm=(grid.fov_mm[0], grid.fov_mm[1] * keep / nx),
     )
-
-
-def _centred(transform: Callable[..., np.ndarray], lines: np.ndarray) -> np.ndarray:
-    return np.fft.fftshift(transform(np.fft.ifftshift(lines, axes=-1), axis=-1, norm="ortho"), axes=-1)

@@ -7,7 +7,6 @@ at 90 degrees.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import ismrmrd
@@ -19,11 +18,7 @@ from gadget.kspace.readout import centre_sample, is_reversed
 if TYPE_CHECKING:
     from gadget.scan.frames import AcquiredFrame
 
-_GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
-_STEPS = {
-    "golden": math.pi / _GOLDEN_RATIO,  # Winkelmann et al. 2007, doi:10.1109/TMI.2006.885337
-    "tiny_golden": math.pi / (_GOLDEN_RATIO + 6),  # the 7th, 23.6 degrees; Wundrak et al. 2015, doi:10.1002/mrm.25831
-}
+_GOLDEN_ORDERS = {"golden": 1, "tiny_golden": 7}
 
 
 def radial_trajectory(acquired: AcquiredFrame, wanted: str) -> tuple[np.ndarray, str]:
@@ -46,6 +41,8 @@ def radial_trajectory(acquired: AcquiredFrame, wanted: str) -> tuple[np.ndarray,
     DataError
         E320 the scan is not radial, or nobody says at which angles its spokes lie.
     """
+    from pogmdm_core.measurement.trajectories import golden_angle
+
     encoding = acquired.encoding
     scheme = encoding.spokes if wanted == "auto" else wanted
     if encoding.trajectory not in ("radial", "goldenangle") or not scheme:
@@ -62,7 +59,7 @@ def radial_trajectory(acquired: AcquiredFrame, wanted: str) -> tuple[np.ndarray,
         number = acquired.rows
         if scheme == "uniform":
             number, n_spokes = _within_turn(acquired)
-    angle = number * (np.pi / n_spokes if scheme == "uniform" else _STEPS[scheme])
+    angle = number * (np.pi / n_spokes if scheme == "uniform" else golden_angle(_GOLDEN_ORDERS[scheme]))
     radius = np.stack([_radius(head, encoding.encoded.matrix[0]) for head in acquired.heads])
     return np.stack([radius * np.cos(angle)[:, None], radius * np.sin(angle)[:, None]], axis=2), scheme
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,42 +17,66 @@ _WINDOW_PERCENTILE = 99.5
 _STD_OFFSET = 10
 
 
-def write_previews(source: Path, folder: Path, group: str = "dataset") -> list[Path]:
-    """Write one PNG per image series: grey for images, a perceptual map with a colour bar for std maps.
+def draw_previews(source: Path, group: str = "dataset") -> dict[str, bytes]:
+    """Draw every image series: grey for images, a perceptual map with a colour bar for std maps.
 
     Parameters
     ----------
     source
         Output file of `pogmdm run`.
-    folder
-        Made when missing. Files are named ``image_<series>.png``; existing ones are replaced.
     group
         Group that holds the series.
 
     Returns
     -------
-        The files, in the order of the series. Series of complex images are left out.
+        Name of the series to PNG, in the order of the series. Series of complex images are left out.
 
     Raises
     ------
     OutputError
-        E606 when the file has no image series to show, E601 when a picture cannot be written.
+        E606 when the file has no image series to show.
     """
     import h5py
 
-    make_folder(folder)
-    pictures = []
-    try:
-        with h5py.File(source, "r") as file:
-            series = file.get(group, {})
-            for name in sorted(series, key=_series_number):
-                if "header" in series[name] and series[name]["data"].dtype.kind in "fui":
-                    pictures.append(_write_series(series[name], name, folder / f"{name}.png"))
-    except OSError as error:
-        raise _not_writable(folder, error) from error
+    with h5py.File(source, "r") as file:
+        series = file.get(group, {})
+        pictures = {
+            name: _draw(series[name], name)
+            for name in sorted(series, key=_series_number)
+            if "header" in series[name] and series[name]["data"].dtype.kind in "fui"
+        }
     if not pictures:
         raise OutputError(606, f"{source.name} has no real-valued image series in the group {group!r}.")
     return pictures
+
+
+def write_previews(pictures: Mapping[str, bytes], folder: Path) -> list[Path]:
+    """Write drawn series as ``image_<series>.png``; existing ones are replaced.
+
+    Parameters
+    ----------
+    pictures
+        From `draw_previews`.
+    folder
+        Made when missing.
+
+    Returns
+    -------
+        The files.
+
+    Raises
+    ------
+    OutputError
+        E601 when a picture cannot be written.
+    """
+    make_folder(folder)
+    files = {folder / f"{name}.png": picture for name, picture in pictures.items()}
+    try:
+        for path, picture in files.items():
+            path.write_bytes(picture)
+    except OSError as error:
+        raise _not_writable(folder, error) from error
+    return list(files)
 
 
 def make_folder(folder: Path) -> None:
@@ -80,8 +106,8 @@ def _series_number(name: str) -> tuple[int, str]:
     return (int(number) if number.isdigit() else 1 << 30, name)
 
 
-def _write_series(series: Any, name: str, path: Path) -> Path:
-    """Draw one series; the first row is on top, as images are stored."""
+def _draw(series: Any, name: str) -> bytes:
+    """PNG of one series; the first row is on top, as images are stored."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -104,8 +130,9 @@ def _write_series(series: Any, name: str, path: Path) -> Path:
         axes.set_title("posterior standard deviation, units of the image", fontsize=9)
     if is_std or is_phase:
         figure.colorbar(shown, ax=axes, fraction=0.046, pad=0.03)
-    figure.savefig(path, dpi=150, bbox_inches="tight", pad_inches=0.05)
-    return path
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight", pad_inches=0.05)
+    return buffer.getvalue()
 
 
 def _is_std(series: Any, name: str) -> bool:

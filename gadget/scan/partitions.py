@@ -14,6 +14,7 @@ import ismrmrd
 import numpy as np
 
 from gadget.errors import DataError
+from gadget.fourier import centred_ifft
 from gadget.scan.geometry import Encoding, Space
 
 _SAME_POSITION = 1e-3  # of the extent of k-space
@@ -83,8 +84,7 @@ def to_slices(readouts: Sequence[ismrmrd.Acquisition], encoding: Encoding, key: 
         if len({acq.data.shape for acq in ordered}) > 1:
             raise _refusal(key, "the partitions of a line or shot differ in samples or channels")
         trajectory = _in_plane(ordered, key)
-        kspace = np.fft.ifftshift(np.stack([acq.data for acq in ordered]), axes=0)
-        images = np.fft.fftshift(np.fft.ifft(kspace, axis=0, norm="ortho"), axes=0)
+        images = centred_ifft(np.stack([acq.data for acq in ordered]), (0,))
         for z in range(n_wanted):
             offset = (first + z - nz // 2) * encoding.encoded.fov_mm[2] / nz
             slices[z].append(_moved(ordered[nz // 2], images[first + z], trajectory, z, n_wanted, offset))

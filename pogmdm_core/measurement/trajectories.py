@@ -13,8 +13,13 @@ import torch
 
 from pogmdm_core.errors import ConfigError
 
-GOLDEN_ANGLE = math.pi * (math.sqrt(5) - 1) / 2
-"""Angle between successive spokes, 111.25 degrees (Winkelmann et al. 2007, doi:10.1109/TMI.2006.885337)."""
+
+def golden_angle(order: int = 1) -> float:
+    """Angle between successive spokes in radians, 111.25 degrees; 23.6 degrees, the tiny one, for order 7.
+
+    Source: Winkelmann et al. 2007, doi:10.1109/TMI.2006.885337; Wundrak et al. 2015, doi:10.1002/mrm.25831.
+    """
+    return math.pi / ((1 + math.sqrt(5)) / 2 + order - 1)
 
 
 class Trajectory(NamedTuple):
@@ -45,7 +50,7 @@ def radial(
     _positive(n_spokes=n_spokes, n_y=shape[0], n_x=shape[1])
     n_read = 2 * max(shape) if n_read is None else n_read
     _positive(n_read=n_read)
-    angle = (torch.arange(n_spokes, dtype=torch.float64) + first) * (GOLDEN_ANGLE if golden else math.pi / n_spokes)
+    angle = (torch.arange(n_spokes, dtype=torch.float64) + first) * (golden_angle() if golden else math.pi / n_spokes)
     radius = (torch.arange(n_read, dtype=torch.float64) - n_read // 2) / n_read
     kx = shape[1] * angle.cos()[:, None] * radius
     ky = shape[0] * angle.sin()[:, None] * radius

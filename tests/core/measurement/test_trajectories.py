@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pogmdm_core.errors import ConfigError
-from pogmdm_core.measurement.trajectories import GOLDEN_ANGLE, gaussian2d, radial, spiral
+from pogmdm_core.measurement.trajectories import gaussian2d, golden_angle, radial, spiral
 
 
 def angles(k):
@@ -34,7 +34,8 @@ def test_golden_angle_series_go_on():
     whole, _ = radial(8, (16, 16), golden=True)
     later, _ = radial(3, (16, 16), golden=True, first=5)
     assert torch.allclose(whole.reshape(2, 8, -1)[:, 5:], later.reshape(2, 3, -1))
-    assert math.degrees(GOLDEN_ANGLE) == pytest.approx(111.246, abs=1e-3)
+    assert math.degrees(golden_angle()) == pytest.approx(111.246, abs=1e-3)
+    assert math.degrees(golden_angle(7)) == pytest.approx(23.628, abs=1e-3)
     assert float(angles(whole.reshape(2, 8, -1)[:, 1, -1])) == pytest.approx(math.radians(111.246), abs=1e-4)
 
 

@@ -8,6 +8,7 @@ import pytest
 from gadget.files.hdf5_storage import hdf5_storage
 from gadget.files.image_file import ImageFile
 from gadget.report.page import write_report
+from gadget.report.preview import draw_previews
 from pogmdm_core.errors import OutputError
 
 
@@ -33,9 +34,9 @@ def output(tmp_path):
 
 def test_one_page_holds_pictures_facts_and_meaning(output, tmp_path):
     page = tmp_path / "report.html"
-    write_report(output, page, "there")
+    write_report(output, draw_previews(output, "there"), page, "there")
     text = page.read_text()
-    pictures = re.findall(r"src='data:image/png;base64,([^']+)'", text)
+    pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
     assert [base64.b64decode(p)[:8] for p in pictures] == [b"\x89PNG\r\n\x1a\n"] * 2
     assert "image_1: image (map)" in text
     assert "image_10: calibrated somehow" in text
@@ -51,7 +52,7 @@ def test_an_existing_page_is_kept_unless_told(output, tmp_path):
     page = tmp_path / "report.html"
     page.write_text("mine")
     with pytest.raises(OutputError, match="E603"):
-        write_report(output, page, "there")
+        write_report(output, {}, page, "there")
     assert page.read_text() == "mine"
-    write_report(output, page, "there", overwrite=True)
+    write_report(output, {}, page, "there", overwrite=True)
     assert page.read_text().startswith("<!doctype html>")

@@ -5,7 +5,7 @@ from PIL import Image
 
 from gadget.files.hdf5_storage import hdf5_storage
 from gadget.files.image_file import ImageFile
-from gadget.report.preview import montage, write_previews
+from gadget.report.preview import draw_previews, montage, write_previews
 from pogmdm_core.errors import OutputError
 
 
@@ -43,13 +43,13 @@ def corner_means(picture):
 
 
 def test_one_picture_per_real_series(output, tmp_path):
-    pictures = write_previews(output, tmp_path / "png" / "deep")
+    pictures = write_previews(draw_previews(output), tmp_path / "png" / "deep")
     assert [p.name for p in pictures] == ["image_1.png", "image_10.png"]
     assert all(p.parent == tmp_path / "png" / "deep" for p in pictures)
 
 
 def test_images_are_grey_and_upright_and_std_is_coloured(output, tmp_path):
-    image, std = (pixels(p) for p in write_previews(output, tmp_path))
+    image, std = (pixels(p) for p in write_previews(draw_previews(output), tmp_path))
     assert np.ptp(image, axis=2).max() == 0
     assert np.ptp(std, axis=2).max() > 50
     top_left, bottom_right = corner_means(image)
@@ -67,11 +67,12 @@ def test_all_zero_and_nan_images_can_be_shown(tmp_path):
     with hdf5_storage(tmp_path / "out.h5") as storage, ImageFile(storage, "dataset") as file:
         file.append(make(1, np.zeros((8, 8), dtype=np.float32)))
         file.append(make(2, np.full((8, 8), np.nan, dtype=np.float32)))
-    assert len(write_previews(tmp_path / "out.h5", tmp_path)) == 2
+    assert len(write_previews(draw_previews(tmp_path / "out.h5"), tmp_path)) == 2
 
 
 def test_nothing_to_show_is_an_error(output, tmp_path):
     with pytest.raises(OutputError, match="E606 .*'other'"):
-        write_previews(output, tmp_path, "other")
+        draw_previews(output, "other")
+    (tmp_path / "image_1.png").mkdir()
     with pytest.raises(OutputError, match="E601"):
-        write_previews(tmp_path / "absent.h5", tmp_path)
+        write_previews({"image_1": b"x"}, tmp_path)

@@ -125,4 +125,4 @@ def test_nobody_elsewhere_may_ask_for_a_dump():
     with pytest.raises(ConfigError, match="E113 .*dumps"):
         refuse_files({"dump": "/srv/mine"})
     with pytest.raises(ConfigError, match="E108 the property 'dump'"):
-        gadget.settings.schema.from_xml(b'<configuration><property name="dump" value="dumps"/></configuration>')
+        from_xml(b'<configuration><property name="dump" value="dumps"/></configuration>')
