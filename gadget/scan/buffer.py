@@ -9,8 +9,9 @@ import ismrmrd
 
 from gadget import logs
 from gadget.errors import DataError
+from gadget.scan.assemble import assemble
 from gadget.scan.classify import Kind, classify, has_flag
-from gadget.scan.frames import AcquiredFrame, FrameKey, assemble
+from gadget.scan.frames import AcquiredFrame, FrameKey
 from gadget.scan.geometry import ScanGeometry
 from gadget.scan.partitions import slice_encoding, to_slices
 from gadget.stream.budget import OBJECT_BYTES, ByteBudget
@@ -69,7 +70,7 @@ class AcquisitionBuffer:
         Raises
         ------
         DataError
-            E306 the buffer is full, and those of `gadget.scan.frames.assemble`.
+            E306 the buffer is full, and those of `gadget.scan.assemble.assemble`.
         """
         self._take_next_noise()
         kind = classify(acq.flags)

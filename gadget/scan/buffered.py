@@ -9,8 +9,9 @@ import numpy as np
 
 from gadget import logs
 from gadget.errors import DataError, HeaderError
+from gadget.scan.assemble import assemble
 from gadget.scan.classify import Kind, classify
-from gadget.scan.frames import AcquiredFrame, FrameKey, assemble
+from gadget.scan.frames import AcquiredFrame, FrameKey
 from gadget.scan.geometry import ScanGeometry
 from gadget.stream.recon_data import ReconBit, ReconBuffer
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import ismrmrd
 
+from gadget.scan.assemble import assemble
 from gadget.scan.buffer import AcquisitionBuffer, number_of
 from gadget.scan.classify import Kind, classify
-from gadget.scan.frames import AcquiredFrame, FrameKey, assemble
+from gadget.scan.frames import AcquiredFrame, FrameKey
 from gadget.scan.geometry import ScanGeometry
 from gadget.stream.budget import ByteBudget
 

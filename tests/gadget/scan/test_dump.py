@@ -15,6 +15,7 @@ from gadget.errors import ConfigError
 from gadget.files.scan_file import open_scan
 from gadget.scan import dump, header
 from gadget.service.handshake import refuse_files
+from gadget.settings.load import from_xml
 
 
 @pytest.fixture
