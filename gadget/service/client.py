@@ -59,12 +59,12 @@ def _introduced(link: Link, connection: ServedConnection) -> tuple[GadgetSetting
     from gadget.errors import ConfigError
 
     try:
-        said = connection.introduction()
+        introduction = connection.introduction()
     except ConfigError:
         link.lost = False
         raise
     link.lost = False
-    return said
+    return introduction
 
 
 def tell(client: socket.socket, error: Exception, quiet_s: float = 0.5, is_fire: bool | None = None) -> None:

@@ -177,8 +177,7 @@ def read_parameters(text: bytes) -> dict[str, Any]:
     Any other text is skipped, and only its length logged, for it may hold anything. Empty values count as not given.
     """
     try:
-        said = json.loads(text.rstrip(b"\0"))
-        parameters = said["parameters"]
+        parameters = json.loads(text.rstrip(b"\0"))["parameters"]
         return {str(name): value for name, value in parameters.items() if value not in ("", None)}
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         logs.get().info("skipped a text of %d bytes that holds no parameters", len(text))

@@ -57,10 +57,10 @@ class Worker:
         # all workers together as many threads as there are processors
         env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // self._n_workers)))
         self._control, theirs = socket.socketpair()
-        told = json.dumps({"number": self.number, "defaults": self._defaults, "debug": self._debug})
+        instructions = json.dumps({"number": self.number, "defaults": self._defaults, "debug": self._debug})
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and names
-                [sys.executable, "-m", "gadget.service.worker_process", str(theirs.fileno()), told],
+                [sys.executable, "-m", "gadget.service.worker_process", str(theirs.fileno()), instructions],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 env=env,

@@ -86,7 +86,7 @@ def read_sources(paths: Sequence[Path], sources: Sequence[ImageSource]) -> list[
         E126 when an optional package is missing.
     """
     read = []
-    for path in [inside for given in paths for inside in _expand(given, sources)]:
+    for path in [inside for named in paths for inside in _expand(named, sources)]:
         rule = _rule_of(path, sources) or ImageSource(match="*")
         read.append(FoundSource(rule, list(_thin(_read_one(path, rule), rule.max_per_subject))))
     if not any(source.found for source in read):

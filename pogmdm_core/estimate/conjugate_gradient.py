@@ -54,9 +54,9 @@ def conjugate_gradient(
         shaped = residual if precondition is None else precondition(residual)
         previous, product = product, energy if precondition is None else inner(residual, shaped, n_axes)
         direction = shaped + (product / previous.clamp_min(tiny)) * direction
-        image = apply(direction)
-        step = product / inner(direction, image, n_axes).clamp_min(tiny)
+        applied = apply(direction)
+        step = product / inner(direction, applied, n_axes).clamp_min(tiny)
         x = x + step * direction
-        residual = residual - step * image
+        residual = residual - step * applied
         energy = inner(residual, residual, n_axes)
     return x

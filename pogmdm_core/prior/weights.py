@@ -151,11 +151,11 @@ def _rebuild(card: Card, tensors: dict[str, torch.Tensor], name: str) -> Product
     expected = {key: tuple(value.shape) for key, value in prior.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in tensors.items()}
     if expected != found:
-        wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
+        differing = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
         raise ConfigError(
             123,
-            f"weights {name}: '{wrong[0]}' is {found.get(wrong[0], 'missing')}, "
-            f"expected {expected.get(wrong[0], 'nothing of that name')}.",
+            f"weights {name}: '{differing[0]}' is {found.get(differing[0], 'missing')}, "
+            f"expected {expected.get(differing[0], 'nothing of that name')}.",
             "If another version made them, train them again: pogmdm train.",
         )
     for key, value in tensors.items():

@@ -1,4 +1,5 @@
 import contextlib
+import gc
 import logging
 import socket
 import threading
@@ -15,6 +16,7 @@ from helpers.peer import configuration, item_message, run_in_process, stream
 import gadget
 import gadget.target
 from gadget.errors import ComputeError, ConfigError, DataError, HeaderError, TransportError
+from gadget.scan.frames import AcquiredFrame
 from pogmdm_core import KSpaceFrame, SamplerStatus
 
 
@@ -382,3 +384,18 @@ def test_a_client_that_stops_reading_ends_the_sampling(monkeypatch):
     assert [error.code for error in raised] == [407]
     assert len(n_frames) == 1
     assert threading.active_count() == before
+
+
+def test_samples_are_let_go_once_they_are_prepared(run):
+    """While a frame is reconstructed, its readouts are in memory once: as the k-space of the prepared frame."""
+    waiting = []
+
+    def watching(frame, prior, settings, **more):
+        gc.collect()
+        waiting.append(sum(type(thing) is AcquiredFrame for thing in gc.get_objects()))
+        return reconstruct(frame, prior, settings, **more)
+
+    # one flag completes both slices: the second waits while the first is reconstructed
+    config = configuration(trigger="measurement")
+    assert len(run(Scan(n_slices=2), config=config, reconstruct=watching).images) == 4
+    assert waiting == [1, 0]
