@@ -11,7 +11,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gadget import logs
 from gadget.errors import ComputeError, TransportError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gadget.core import Core
     from gadget.scan.frames import FrameKey
     from gadget.settings.schema import GadgetSettings
-    from pogmdm_core import KSpaceFrame, Prior, ReconResult
+    from pogmdm_core import KSpaceFrame, Prior, Progress, ReconResult
     from pogmdm_core.estimate.joint_start import JointStart
 
 _FEWEST_CHANNELS = 4
@@ -52,7 +52,7 @@ def compute(
     prior: Prior,
     settings: GadgetSettings,
     key: FrameKey,
-    progress: Callable[[Any], object] | None,
+    progress: Callable[[Progress], object] | None,
     gone: Callable[[], bool] = lambda: False,
     start: JointStart | None = None,
 ) -> ReconResult:
@@ -148,7 +148,7 @@ def _attempt(
     settings: GadgetSettings,
     prior: Prior,
     should_stop: Callable[[], bool],
-    progress: Callable[[Any], object] | None,
+    progress: Callable[[Progress], object] | None,
     start: JointStart | None,
 ) -> tuple[ReconResult | None, str]:
     """Result, or None and what was short: ``memory``, or the device itself: ``lost``."""
@@ -184,7 +184,7 @@ def _ladder(frame: KSpaceFrame, settings: GadgetSettings) -> Iterator[tuple[str,
         yield cpu, frame, settings.model_copy(update={"device": "cpu"})
 
 
-def _with_sampler(settings: GadgetSettings, **changes: Any) -> GadgetSettings:
+def _with_sampler(settings: GadgetSettings, **changes: object) -> GadgetSettings:
     return settings.model_copy(update={"sampler": settings.sampler.model_copy(update=changes)})
 
 

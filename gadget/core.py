@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import torch
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pogmdm_core.frame import KSpaceFrame
     from pogmdm_core.prior.base import Prior
     from pogmdm_core.result import ReconResult
+    from pogmdm_core.run import Progress
     from pogmdm_core.settings import Settings
 
 
@@ -28,7 +29,7 @@ class Core(Protocol):
         settings: Settings,
         /,
         *,
-        progress: Callable[[Any], object] | None,
+        progress: Callable[[Progress], object] | None,
         should_stop: Callable[[], bool],
         start: JointStart | None,
     ) -> ReconResult:

@@ -7,7 +7,10 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pogmdm_core.run import Progress
 
 LOGGER_NAME = "pogmdm"
 
@@ -41,7 +44,7 @@ def configure(level: str = "info") -> logging.Logger:
 
 def progress_lines(
     label: str, tell: Callable[[str], None] | None = None, every_s: float = 4.0
-) -> Callable[[Any], None]:
+) -> Callable[[Progress], None]:
     """Return a progress callback that logs at most one line every so many seconds, with the time left.
 
     With ``POGMDM_PROGRESS=1`` in the environment every report is logged in a form a program can read
@@ -61,7 +64,7 @@ def progress_lines(
     start = last = time.monotonic()
     stage = ""
 
-    def report(progress: Any) -> None:
+    def report(progress: Progress) -> None:
         nonlocal start, last, stage
         now = time.monotonic()
         if progress.stage != stage:

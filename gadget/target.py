@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from gadget.kspace.prepare import PreparedFrame
     from gadget.scan.buffer import AcquisitionBuffer
     from gadget.scan.frames import AcquiredFrame, FrameKey
+    from gadget.scan.header import Header
     from gadget.settings.schema import GadgetSettings
+    from gadget.stream.link import Message
     from pogmdm_core import ReconResult
 
 T = TypeVar("T")
@@ -45,7 +47,7 @@ def pogmdm_recon(connection: Any) -> None:
         stops for one that is done. Unexpected errors become E599, for their text may quote data.
     """
 
-    def start() -> tuple[GadgetSettings, Any]:
+    def start() -> tuple[GadgetSettings, Header]:
         from gadget.settings.load import from_xml
 
         raw = connection.raw_bytes
@@ -61,7 +63,7 @@ def pogmdm_recon(connection: Any) -> None:
         raise TransportError(412, f"cancelled ({request}).") from None
 
 
-def run_scan(link: Link, start: Callable[[], tuple[GadgetSettings, Any]]) -> None:
+def run_scan(link: Link, start: Callable[[], tuple[GadgetSettings, Header]]) -> None:
     """Reconstruct one scan, and tell the peer whatever goes wrong.
 
     Parameters
@@ -93,7 +95,7 @@ def run_scan(link: Link, start: Callable[[], tuple[GadgetSettings, Any]]) -> Non
         raise shown.with_traceback(None) from None
 
 
-def reconstruct_scan(link: Link, settings: GadgetSettings, header: Any) -> None:
+def reconstruct_scan(link: Link, settings: GadgetSettings, header: Header) -> None:
     """Geometry, then frame by frame: prepare, reconstruct, send."""
     from gadget.compute import compute
     from gadget.images.emit import Emitter
@@ -140,7 +142,7 @@ def reconstruct_scan(link: Link, settings: GadgetSettings, header: Any) -> None:
                 link.send(image)
 
 
-def frames(link: Link, buffer: AcquisitionBuffer, items: Iterable[Any]) -> Iterator[AcquiredFrame]:
+def frames(link: Link, buffer: AcquisitionBuffer, items: Iterable[Message]) -> Iterator[AcquiredFrame]:
     """Complete frames as the stream brings its items; images that enter go straight back, as do waveforms if so set.
 
     When the stream ends without CLOSE, frames that have all their lines still come before the error (E401).

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def command(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], int], summary: str, example: str
+    commands: Commands, name: str, run: Callable[[argparse.Namespace], int], summary: str, example: str
 ) -> argparse.ArgumentParser:
     """Add a sub-command with what all of them share."""
     parser: argparse.ArgumentParser = commands.add_parser(

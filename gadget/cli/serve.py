@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-from gadget.cli.arguments import add_assignments, command, given_settings, whole_number
+from gadget.cli.arguments import Commands, add_assignments, command, given_settings, whole_number
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Add the command."""
     parser = command(
         commands,

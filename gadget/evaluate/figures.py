@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gadget.evaluate.metrics import Reference, least_squares_scale, null_space_residual
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _ERROR_GAIN = 5.0
 _ZOOM = 0.3  # of the field of view
@@ -94,7 +98,7 @@ def _detail(reference: Reference) -> tuple[slice, slice]:
     return slice(int(y), int(y) + size[0]), slice(int(x), int(x) + size[1])
 
 
-def _figure(width: float, height: float) -> Any:
+def _figure(width: float, height: float) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -103,7 +107,7 @@ def _figure(width: float, height: float) -> Any:
     return figure
 
 
-def _grid(rows: int, columns: int, ny: int, nx: int) -> tuple[Any, Any]:
+def _grid(rows: int, columns: int, ny: int, nx: int) -> tuple[Figure, np.ndarray]:
     width = 2.2
     figure = _figure(width * columns, width * ny / nx * rows + 0.3)
     axes = figure.subplots(rows, columns, squeeze=False)
@@ -113,13 +117,13 @@ def _grid(rows: int, columns: int, ny: int, nx: int) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _show(axis: Any, image: np.ndarray, top: float, colours: str, title: str = "") -> None:
+def _show(axis: Axes, image: np.ndarray, top: float, colours: str, title: str = "") -> None:
     axis.imshow(image, cmap=colours, vmin=0, vmax=top or 1.0, interpolation="nearest")
     if title:
         axis.set_title(title, fontsize=8, color=_TEXT, pad=3)
 
 
-def _frame(axis: Any, box: tuple[slice, slice]) -> None:
+def _frame(axis: Axes, box: tuple[slice, slice]) -> None:
     from matplotlib.patches import Rectangle
 
     corner = (box[1].start - 0.5, box[0].start - 0.5)
@@ -127,7 +131,7 @@ def _frame(axis: Any, box: tuple[slice, slice]) -> None:
     axis.add_patch(Rectangle(corner, *size, fill=False, edgecolor="#58a6ff", linewidth=0.8))
 
 
-def _png(figure: Any) -> bytes:
+def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, facecolor=_DARK, bbox_inches="tight", pad_inches=0.08)
     return buffer.getvalue()

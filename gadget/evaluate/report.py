@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -61,7 +60,7 @@ def _tiles(rows: Sequence[Row], names: Sequence[str]) -> Iterator[tuple[str, str
                 yield ours, other, float(np.mean(gains)), min(gains), len(gains)
 
 
-def _image_tables(rows: Sequence[Row], names: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _image_tables(rows: Sequence[Row], names: Sequence[str]) -> Iterator[dict[str, object]]:
     """A table per scan and kind of truth: title, and rows of (pattern, cells by method)."""
     psnr, ssim, full, curve = (mean_by(rows, key) for key in ("psnr", "ssim", "psnr_full", "psnr_spline"))
     reached = mean_by(rows, "acceleration")
@@ -86,7 +85,7 @@ def _image_tables(rows: Sequence[Row], names: Sequence[str]) -> Iterator[dict[st
         yield {"title": f"{scan}, {truth} truth", "rows": body}
 
 
-def _uncertainty_table(rows: Sequence[Row]) -> dict[str, Any] | None:
+def _uncertainty_table(rows: Sequence[Row]) -> dict[str, object] | None:
     measured = [row for row in rows if "sd_over_rmse" in row]
     if not measured:
         return None
@@ -110,7 +109,7 @@ def _uncertainty_table(rows: Sequence[Row]) -> dict[str, Any] | None:
 
 def _gallery(
     plan: Plan, rows: Sequence[Row], findings: Sequence[Finding], case_of: Callable[[Job], Case]
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, object]]:
     """Pictures of every case of the first seed."""
     psnr = {_key(row): float(row["psnr"]) for row in rows if "psnr" in row}
     share = {_key(row): float(row["null_space"]) for row in rows if "null_space" in row}

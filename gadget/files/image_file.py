@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from gadget.files.hdf5_storage import Hdf5Storage
 from pogmdm_core.errors import OutputError
+
+if TYPE_CHECKING:
+    import ismrmrd
 
 
 class ImageFile:
@@ -24,7 +27,7 @@ class ImageFile:
         import ismrmrd
 
         self.series: dict[int, int] = {}
-        self._kinds: dict[int, tuple[Any, ...]] = {}
+        self._kinds: dict[int, tuple[object, ...]] = {}
         self._storage = storage
         self._dataset = ismrmrd.Dataset(storage, group)
 
@@ -36,7 +39,7 @@ class ImageFile:
     ) -> None:
         self._dataset.close()
 
-    def append(self, image: Any) -> None:
+    def append(self, image: ismrmrd.Image) -> None:
         """Add one image.
 
         Raises

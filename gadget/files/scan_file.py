@@ -9,10 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING
 
 from gadget.stream.wire import ACQUISITION, CLOSE, CONFIG, CONFIG_FILE, CONFIG_FILE_BYTES, HEADER, TEXT, WAVEFORM, fill
 from pogmdm_core.errors import DataError, HeaderError, TransportError
+
+if TYPE_CHECKING:
+    import h5py
+    import numpy as np
 
 _BATCH = 256
 _MAX_MESSAGE = 1 << 30
@@ -89,7 +93,7 @@ def clean_header(raw: bytes) -> bytes:
 
 
 @contextmanager
-def _hdf5(path: Path) -> Iterator[Any]:
+def _hdf5(path: Path) -> Iterator[h5py.File]:
     """Open an HDF5 file read-only; E301 when it cannot be opened."""
     import h5py
 
@@ -107,7 +111,7 @@ def _unreadable(name: str, error: Exception) -> DataError:
     )
 
 
-def _hdf5_scan(file: Any, name: str, group: str) -> Scan:
+def _hdf5_scan(file: h5py.File, name: str, group: str) -> Scan:
     import h5py
 
     if not isinstance(file.get(group), h5py.Group):
@@ -123,7 +127,7 @@ def _hdf5_scan(file: Any, name: str, group: str) -> Scan:
     return Scan(header, _hdf5_messages(dataset, name))
 
 
-def _hdf5_messages(dataset: Any, name: str) -> Iterator[bytes]:
+def _hdf5_messages(dataset: h5py.Group, name: str) -> Iterator[bytes]:
     """Readouts in batches (one by one is 20 times slower), waveforms in between by their time stamps."""
     try:
         waveforms = list(_hdf5_waveforms(dataset))
@@ -139,7 +143,7 @@ def _hdf5_messages(dataset: Any, name: str) -> Iterator[bytes]:
         raise _unreadable(name, error) from error
 
 
-def _acquisition_message(row: Any, number: int) -> bytes:
+def _acquisition_message(row: np.void, number: int) -> bytes:
     from ismrmrd.hdf5 import acquisition_header_dtype
 
     head = row["head"]
@@ -156,7 +160,7 @@ def _acquisition_message(row: Any, number: int) -> bytes:
     return b"".join((struct.pack("<H", ACQUISITION), packed, traj.tobytes(), data.tobytes()))
 
 
-def _hdf5_waveforms(dataset: Any) -> Iterator[tuple[int, bytes]]:
+def _hdf5_waveforms(dataset: h5py.Group) -> Iterator[tuple[int, bytes]]:
     """Waveforms as (time stamp, message), oldest first."""
     import ismrmrd
     import numpy as np

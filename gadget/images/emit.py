@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import ismrmrd
 import numpy as np
@@ -50,7 +50,7 @@ class Emitter:
         }
         self._used: defaultdict[int, set[int]] = defaultdict(set)
         self._n_samples = settings.sampler.n_samples
-        self._formats: dict[int, tuple[Any, ...]] = {}
+        self._formats: dict[int, tuple[object, ...]] = {}
         self._scales: dict[str, tuple[PixelScale, int]] = {}
         self._warned = False
 
@@ -122,7 +122,7 @@ class Emitter:
         name: str,
         pixels: np.ndarray,
         prepared: PreparedFrame,
-        own: dict[str, Any],
+        own: dict[str, object],
         warnings: tuple[str, ...],
         place: tuple[int, int] = (0, 1),
     ) -> ismrmrd.Image:
@@ -204,7 +204,7 @@ class Emitter:
         used.add(index)
         return min(index, 65535)
 
-    def _one_format(self, number: int, found: tuple[Any, ...]) -> None:
+    def _one_format(self, number: int, found: tuple[object, ...]) -> None:
         """Refuse a second shape or type in a series: receivers' files cannot be read after that."""
         expected = self._formats.setdefault(number, found)
         if found != expected:
@@ -229,7 +229,7 @@ def number_of_frame(key: FrameKey, encoding: Encoding) -> int | None:
     return number + key.encoding * size
 
 
-def _listed(values: Mapping[Any, float]) -> str:
+def _listed(values: Mapping[str, float] | Mapping[float, float]) -> str:
     """``name=value`` pairs in one line."""
     return " ".join(f"{name}={value:.4g}" for name, value in values.items()) or "none"
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import ismrmrd
 import numpy as np
@@ -59,7 +58,7 @@ def attributes(
     name: str,
     values: np.ndarray,
     directions: Mapping[str, Sequence[float]],
-    own: Mapping[str, Any],
+    own: Mapping[str, object],
     number: int,
     scale: PixelScale,
     power: int = 1,

@@ -6,8 +6,9 @@ import contextlib
 import hashlib
 import math
 from pathlib import Path
-from typing import Any
 
+import ismrmrd
+import ismrmrd.xsd as xsd
 import numpy as np
 import torch
 
@@ -80,10 +81,8 @@ def _levels(n_slices: int) -> list[float]:
     return [0.0] if n_slices == 1 else list(np.linspace(-0.7, 0.7, n_slices).round(3))
 
 
-def _readouts(plan: ScanPlan, phantoms: list[Phantom], sampling: Sampling) -> list[Any]:
+def _readouts(plan: ScanPlan, phantoms: list[Phantom], sampling: Sampling) -> list[ismrmrd.Acquisition]:
     """Noise readouts, then those of every slice, as ismrmrd.Acquisition."""
-    import ismrmrd
-
     ny, nx = plan.shape
     generator = torch.Generator().manual_seed(plan.seed + 1)
     mixer = random_noise_mixer(plan.n_coils, generator)
@@ -95,7 +94,7 @@ def _readouts(plan: ScanPlan, phantoms: list[Phantom], sampling: Sampling) -> li
         gain /= sampling.oversampling
     else:
         noise *= math.sqrt(sampling.oversampling)
-    readouts: list[Any] = []
+    readouts: list[ismrmrd.Acquisition] = []
     if plan.noise > 0:
         for _ in range(N_NOISE_READOUTS):
             readout = _readout(receiver_noise(mixer, sampling.n_read, noise, generator), len(readouts))
@@ -126,10 +125,8 @@ def _readouts(plan: ScanPlan, phantoms: list[Phantom], sampling: Sampling) -> li
 
 def _readout(
     samples: torch.Tensor, counter: int, index: int = 0, n_slices: int = 1, trajectory: torch.Tensor | None = None
-) -> Any:
+) -> ismrmrd.Acquisition:
     """One readout `(coil, sample)`, trajectory `(sample, 2)`, with the header fields every readout shares."""
-    import ismrmrd
-
     data = samples.to(torch.complex64).numpy()
     readout = ismrmrd.Acquisition.from_array(
         data,
@@ -147,24 +144,22 @@ def _readout(
     return readout
 
 
-def _header(plan: ScanPlan, sampling: Sampling) -> Any:
+def _header(plan: ScanPlan, sampling: Sampling) -> xsd.ismrmrdHeader:
     """Header of the scan; it names no person, no place and no time.
 
     Its made-up IDs are what Gadgetron's NoiseAdjustGadget stores a noise covariance under: without patientID and
     measurementID it ends the scan. They differ from phantom to phantom, for a stored covariance serves every scan that
     names its measurement as dependency. The noise scan that this one names is nowhere: its own noise readouts count.
     """
-    import ismrmrd.xsd as xsd
-
     ny, nx = plan.shape
 
-    def space(matrix_x: int, fov_x: float) -> Any:
+    def space(matrix_x: int, fov_x: float) -> xsd.encodingSpaceType:
         return xsd.encodingSpaceType(
             matrixSize=xsd.matrixSizeType(x=matrix_x, y=ny, z=1),
             fieldOfView_mm=xsd.fieldOfViewMm(x=fov_x, y=_FOV_MM, z=_SLICE_MM),
         )
 
-    def limit(maximum: int, centre: int = 0) -> Any:
+    def limit(maximum: int, centre: int = 0) -> xsd.limitType:
         return xsd.limitType(minimum=0, maximum=maximum, center=centre)
 
     cartesian = plan.trajectory == "cartesian"
@@ -222,10 +217,9 @@ def _header(plan: ScanPlan, sampling: Sampling) -> Any:
     )
 
 
-def _write_scan(storage: Hdf5Storage, header: Any, readouts: list[Any]) -> None:
+def _write_scan(storage: Hdf5Storage, header: xsd.ismrmrdHeader, readouts: list[ismrmrd.Acquisition]) -> None:
     """Write header and readouts in two batched writes; appending one by one takes 20 times as long."""
     import h5py
-    import ismrmrd
     from ismrmrd.file import Folder
 
     with contextlib.closing(ismrmrd.Dataset(storage, "dataset")) as dataset:
@@ -234,10 +228,10 @@ def _write_scan(storage: Hdf5Storage, header: Any, readouts: list[Any]) -> None:
         Folder(file)["dataset"].acquisitions = readouts
 
 
-def _write_truth(storage: Hdf5Storage, plan: ScanPlan, phantoms: list[Phantom], readouts: list[Any]) -> None:
+def _write_truth(
+    storage: Hdf5Storage, plan: ScanPlan, phantoms: list[Phantom], readouts: list[ismrmrd.Acquisition]
+) -> None:
     """Write the reference images as series ``image_1`` of the group ``truth``."""
-    import ismrmrd
-
     reference = {readout.idx.slice: readout for readout in readouts if _is_last_in_slice(readout)}
     with contextlib.closing(ismrmrd.Dataset(storage, "truth")) as dataset:
         for index, phantom in enumerate(phantoms):
@@ -254,7 +248,6 @@ def _write_truth(storage: Hdf5Storage, plan: ScanPlan, phantoms: list[Phantom], 
             dataset.append_image("image_1", image)
 
 
-def _is_last_in_slice(readout: Any) -> bool:
-    import ismrmrd
+def _is_last_in_slice(readout: ismrmrd.Acquisition) -> bool:
 
     return bool(readout.isFlagSet(ismrmrd.ACQ_LAST_IN_SLICE))

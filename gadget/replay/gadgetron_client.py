@@ -10,7 +10,7 @@ import struct
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from gadget.replay.sender import Sender
 from gadget.stream.wire import (
@@ -28,6 +28,9 @@ from gadget.stream.wire import (
     impossible,
 )
 from pogmdm_core.errors import ComputeError, ConfigError, DataError, PogmdmError, TransportError
+
+if TYPE_CHECKING:
+    import ismrmrd
 
 DEFAULT_PORT = 9002
 Address = tuple[str, int]
@@ -54,7 +57,7 @@ class Answer:
         Whether it ended the answer with CLOSE, not just by ending the connection.
     """
 
-    images: tuple[Any, ...] = ()
+    images: tuple[ismrmrd.Image, ...] = ()
     readouts: tuple[bytes, ...] = ()
     errors: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
@@ -222,7 +225,7 @@ class _Messages:
 
     def answer(self) -> Answer:
         """Take everything up to CLOSE or the end of the connection."""
-        images: list[Any] = []
+        images: list[ismrmrd.Image] = []
         readouts: list[bytes] = []
         errors: list[str] = []
         texts: list[str] = []
@@ -248,7 +251,7 @@ class _Messages:
                 raise
         return Answer(tuple(images), tuple(readouts), tuple(errors), tuple(texts), closed)
 
-    def _image(self) -> Any:
+    def _image(self) -> ismrmrd.Image:
         import ismrmrd
 
         try:

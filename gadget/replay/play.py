@@ -14,7 +14,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from gadget.files.atomic import complete_file, refuse_existing
 from gadget.files.hdf5_storage import hdf5_storage
@@ -199,7 +198,7 @@ def error_from_text(text: str) -> PogmdmError:
 
 def _check_exit(child: GadgetProcess) -> None:
     """Refuse to call it a success when the child failed without a word, as the launcher lets it."""
-    status: Any = child.wait(_EXIT_S)
+    status = child.wait(_EXIT_S)
     if status is None:
         raise TransportError(410, f"the gadget did not end within {_EXIT_S:.0f} s of closing the stream.")
     if status != 0:

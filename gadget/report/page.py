@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from gadget.report.shell import write_page
 
@@ -61,7 +60,7 @@ def _facts(source: Path, group: str, series: str) -> dict[str, str]:
         text, head = images["attributes"][0], images["header"][0]
         count = len(images["header"])
     meta = ismrmrd.Meta.deserialize(text.decode("utf-8") if isinstance(text, bytes) else text)
-    facts: dict[str, Any] = {
+    facts: dict[str, object] = {
         "Images": count,
         "Matrix": " x ".join(str(n) for n in head["matrix_size"][:2]),
         "Field of view": " x ".join(f"{mm:g}" for mm in head["field_of_view"]) + " mm",

@@ -6,11 +6,14 @@ import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pogmdm_core.errors import OutputError
+
+if TYPE_CHECKING:
+    import h5py
 
 _PHASE = 2  # ISMRMRD image type
 _WINDOW_PERCENTILE = 99.5
@@ -106,7 +109,7 @@ def _series_number(name: str) -> tuple[int, str]:
     return (int(number) if number.isdigit() else 1 << 30, name)
 
 
-def _draw(series: Any, name: str) -> bytes:
+def _draw(series: h5py.Group, name: str) -> bytes:
     """PNG of one series; the first row is on top, as images are stored."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -135,7 +138,7 @@ def _draw(series: Any, name: str) -> bytes:
     return buffer.getvalue()
 
 
-def _is_std(series: Any, name: str) -> bool:
+def _is_std(series: h5py.Group, name: str) -> bool:
     """Whether a series is a standard-deviation map: by its role, else by its number."""
     attributes = series["attributes"][0] if "attributes" in series else ""
     text = attributes.decode("utf-8", "replace") if isinstance(attributes, bytes) else str(attributes)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import base64
 from pathlib import Path
-from typing import Any
 
 import jinja2
 
 from gadget.files.atomic import complete_file
 
 
-def write_page(path: Path, template: str, overwrite: bool = False, **values: Any) -> None:
+def write_page(path: Path, template: str, overwrite: bool = False, **values: object) -> None:
     """Fill in a template of this folder (everything is escaped) and write the page, which appears when complete.
 
     Raises

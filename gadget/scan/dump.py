@@ -17,11 +17,11 @@ import ismrmrd
 import ismrmrd.xsd as xsd
 
 from gadget import logs
-from gadget.scan.header import parse, to_xml
+from gadget.scan.header import Header, parse, to_xml
 from gadget.stream.wire import ACQUISITION, CLOSE, HEADER
 
 
-def dumped(items: Iterable[Any], folder: str, header: Any) -> Generator[Any, None, None]:
+def dumped(items: Iterable[Any], folder: str, header: Header) -> Generator[Any, None, None]:
     """Pass on what a stream brings, and write its readouts to a new file in `folder`.
 
     A dump that cannot be written is given up with a warning; the scan is not.
@@ -51,7 +51,7 @@ def dumped(items: Iterable[Any], folder: str, header: Any) -> Generator[Any, Non
                 _write(file, struct.pack("<H", CLOSE))
 
 
-def without_names(header: Any) -> xsd.ismrmrdHeader:
+def without_names(header: Header) -> xsd.ismrmrdHeader:
     """Copy what a reconstruction needs of a header: encodings, receiver, field strength, position."""
     if isinstance(header, bytes | str):
         header = parse(header)
@@ -67,7 +67,7 @@ def without_names(header: Any) -> xsd.ismrmrdHeader:
     )
 
 
-def _identifier(description: Any) -> Any:
+def _identifier(description: xsd.trajectoryDescriptionType | None) -> xsd.trajectoryDescriptionType | None:
     return description and xsd.trajectoryDescriptionType(identifier=description.identifier)
 
 
@@ -77,7 +77,7 @@ def _readout(acq: ismrmrd.Acquisition) -> bytes:
     return b"".join(parts)
 
 
-def _new_file(folder: str, header: Any) -> IO[bytes] | None:
+def _new_file(folder: str, header: Header) -> IO[bytes] | None:
     path = Path(folder)
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from typing import Any
+from typing import TypeAlias
 from xml.etree import ElementTree
 
 import ismrmrd
+import ismrmrd.xsd as xsd
 from xsdata.exceptions import ParserError
 
 from gadget.errors import HeaderError
 from gadget.scan.geometry import Encoding, ScanGeometry, Space
+
+Header: TypeAlias = xsd.ismrmrdHeader | bytes | str
 
 MIN_MATRIX = 8
 _REMEDY = "Correct it where the file was made."
@@ -21,7 +24,7 @@ _CODES = {"matrixSize": 214, "matrixSizeType": 214, "fieldOfView_mm": 215, "fiel
 _COUNTERS = ("slice", "repetition", "average", "contrast", "phase", "set")
 
 
-def read_geometry(header: Any, max_matrix: int = 1024) -> ScanGeometry:
+def read_geometry(header: Header, max_matrix: int = 1024) -> ScanGeometry:
     """Validate a header.
 
     Parameters
@@ -54,7 +57,7 @@ def read_geometry(header: Any, max_matrix: int = 1024) -> ScanGeometry:
     return ScanGeometry(checked, n_channels, bandwidth)
 
 
-def parse(xml: bytes | str) -> Any:
+def parse(xml: bytes | str) -> xsd.ismrmrdHeader:
     """Header XML to `ismrmrd.xsd.ismrmrdHeader`; NUL and BOM stripped, unknown elements ignored.
 
     Nothing of the text is repeated, neither in the errors (E201, E207) nor in a warning: it may name a patient.
@@ -89,7 +92,7 @@ def parse(xml: bytes | str) -> Any:
     raise HeaderError(201, f"the header is not ISMRMRD XML ({name}).", _REMEDY)
 
 
-def to_xml(header: Any) -> bytes:
+def to_xml(header: xsd.ismrmrdHeader) -> bytes:
     """XML of an `ismrmrd.xsd.ismrmrdHeader`, UTF-8; ismrmrd's own writer knows some versions of xsdata only."""
     from xsdata.formats.dataclass.serializers import XmlSerializer
     from xsdata.formats.dataclass.serializers.config import SerializerConfig
@@ -98,7 +101,7 @@ def to_xml(header: Any) -> bytes:
     return serializer.render(header, ns_map={"": "http://www.ismrm.org/ISMRMRD"}).encode()
 
 
-def _encoding(encoding: Any, where: str, max_matrix: int) -> Encoding:
+def _encoding(encoding: xsd.encodingType, where: str, max_matrix: int) -> Encoding:
     encoded = _space(encoding.encodedSpace, f"{where}.encodedSpace", (2 * max_matrix, max_matrix))
     recon = _space(encoding.reconSpace, f"{where}.reconSpace", (max_matrix, max_matrix))
     nz = encoded.matrix[2]
@@ -163,12 +166,12 @@ def _encoding(encoding: Any, where: str, max_matrix: int) -> Encoding:
     )
 
 
-def _word(value: Any) -> str:
+def _word(value: object) -> str:
     # enumerations arrive as members, invalid values as plain text
     return str(getattr(value, "value", value) or "").lower()
 
 
-def _space(space: Any, where: str, most: tuple[int, int]) -> Space:
+def _space(space: xsd.encodingSpaceType | None, where: str, most: tuple[int, int]) -> Space:
     matrix, fov = getattr(space, "matrixSize", None), getattr(space, "fieldOfView_mm", None)
     if matrix is None:
         raise HeaderError(214, f"{where}.matrixSize is missing.", "The converter must write it.")
@@ -185,7 +188,7 @@ def _space(space: Any, where: str, most: tuple[int, int]) -> Space:
     return Space((size[0], size[1], size[2]), (extent[0], extent[1], extent[2]))
 
 
-def _integer(value: Any, name: str, low: int, high: int, *, code: int) -> int:
+def _integer(value: object, name: str, low: int, high: int, *, code: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise HeaderError(
             code,
@@ -197,20 +200,15 @@ def _integer(value: Any, name: str, low: int, high: int, *, code: int) -> int:
     return value
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     """Value for an error text: a text may hold anything, a name too, so only numbers are repeated."""
     return repr(value) if isinstance(value, int | float) else "not a number"
 
 
-def _positive(value: Any, name: str, *, code: int, zero_ok: bool = False) -> float:
-    ok = isinstance(value, int | float) and math.isfinite(value) and (value > 0 or (zero_ok and value == 0))
-    if not ok:
-        raise HeaderError(
-            code,
-            f"{name} is {_shown(value)}, expected a positive number.",
-            _REMEDY,
-        )
-    return float(value)
+def _positive(value: object, name: str, *, code: int, zero_ok: bool = False) -> float:
+    if isinstance(value, int | float) and math.isfinite(value) and (value > 0 or (zero_ok and value == 0)):
+        return float(value)
+    raise HeaderError(code, f"{name} is {_shown(value)}, expected a positive number.", _REMEDY)
 
 
 def scheme_of(identifier: str) -> str:

@@ -6,7 +6,7 @@ import contextlib
 import socket
 import struct
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gadget import logs
 from gadget.errors import coded
@@ -22,7 +22,7 @@ _REFUSAL_S = 5.0
 
 
 def reconstruct_client(
-    client: socket.socket, defaults: Mapping[str, Any], watch: Callable[[str], None] = lambda _: None
+    client: socket.socket, defaults: Mapping[str, object], watch: Callable[[str], None] = lambda _: None
 ) -> None:
     """Reconstruct the scan of one client; whatever goes wrong is told and logged, for the next one must not suffer.
 

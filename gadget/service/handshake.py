@@ -48,7 +48,9 @@ class ServedConnection:
         Settings for what the client leaves open, dotted names to values.
     """
 
-    def __init__(self, raw: socket.socket, timeout_s: float = 30.0, defaults: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, raw: socket.socket, timeout_s: float = 30.0, defaults: Mapping[str, object] | None = None
+    ) -> None:
         self.socket = ExactSocket(raw, timeout_s)
         self.readers: dict[int, Callable[[ExactSocket], Any]] = {}
         self.fire = False
@@ -96,7 +98,7 @@ class ServedConnection:
             raise _order(mid, "the header (id 3)")
         header = self._text("header")
         self.fire = self.fire or header.endswith(b"\0")
-        parameters: dict[str, Any] = {}
+        parameters: dict[str, object] = {}
         if self.fire:
             # a scanner may prepare for minutes before its first message of data
             self.socket.deadline, self.socket.idle_timeout_s = math.inf, LimitsSettings().idle_timeout_s
@@ -128,7 +130,7 @@ class ServedConnection:
         return (mapped or address).is_loopback
 
 
-def named_configuration(name: str) -> dict[str, Any]:
+def named_configuration(name: str) -> dict[str, object]:
     """Properties for a configuration's name: a preset, a shipped chain (with or without ``.xml``) or ``openrecon``.
 
     Raises
@@ -150,7 +152,7 @@ def named_configuration(name: str) -> dict[str, Any]:
     raise ConfigError(112, f"there is no configuration {name[:40]!r}.", f"There are: {names}.")
 
 
-def written_configuration(text: bytes) -> dict[str, Any]:
+def written_configuration(text: bytes) -> dict[str, object]:
     """Properties of a configuration that was sent: our ``<configuration>`` node, or a whole chain that has one.
 
     Raises
@@ -171,7 +173,7 @@ def written_configuration(text: bytes) -> dict[str, Any]:
     return dict(sources.xml_properties(root))
 
 
-def read_parameters(text: bytes) -> dict[str, Any]:
+def read_parameters(text: bytes) -> dict[str, object]:
     """Settings from the text of a FIRE client: JSON ``{"version": ..., "parameters": {name: value}}``.
 
     Any other text is skipped, and only its length logged, for it may hold anything. Empty values count as not given.
@@ -184,7 +186,7 @@ def read_parameters(text: bytes) -> dict[str, Any]:
         return {}
 
 
-def refuse_files(named: dict[str, Any]) -> None:
+def refuse_files(named: dict[str, object]) -> None:
     """Raise ConfigError E113 if settings name a file of this machine."""
     from pogmdm_core.prior.weights import shipped_weights
 

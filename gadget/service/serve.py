@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
-from typing import Any
 
 from gadget import logs
 from gadget.core import resolve_core
@@ -19,7 +18,7 @@ def serve_command(
     port: int,
     n_waiting: int,
     debug: bool = False,
-    defaults: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, object] | None = None,
     n_workers: int = 1,
 ) -> None:
     """Serve until SIGTERM or SIGINT; what `pogmdm serve` does.

@@ -16,7 +16,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from gadget import logs
 from gadget.errors import TransportError, coded
@@ -96,7 +95,7 @@ class Server:
         host: str = "127.0.0.1",
         port: int = 18000,
         n_waiting: int = 1,
-        defaults: Mapping[str, Any] | None = None,
+        defaults: Mapping[str, object] | None = None,
         workers: Sequence[Worker] = (),
     ) -> None:
         self._listeners = listen(host, port)

@@ -8,7 +8,6 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping
-from typing import Any
 
 from gadget import logs
 from gadget.core import resolve_core
@@ -19,7 +18,7 @@ from gadget.settings.load import load
 from gadget.stream.cancel import Cancelled, cancel_on_signals
 
 
-def work(control: socket.socket, number: int, defaults: Mapping[str, Any], debug: bool) -> None:
+def work(control: socket.socket, number: int, defaults: Mapping[str, object], debug: bool) -> None:
     """Be a worker: load everything, then reconstruct the scans of the clients that are handed over."""
 
     def say(line: str) -> None:

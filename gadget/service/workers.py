@@ -18,7 +18,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Generator, Mapping
-from typing import Any
 
 from gadget import logs
 from gadget.errors import ComputeError
@@ -45,7 +44,7 @@ class Worker:
         Log more.
     """
 
-    def __init__(self, number: int, n_workers: int, defaults: Mapping[str, Any], debug: bool = False) -> None:
+    def __init__(self, number: int, n_workers: int, defaults: Mapping[str, object], debug: bool = False) -> None:
         self.number = number
         self._debug, self._defaults, self._n_workers = debug, dict(defaults), n_workers
         self._stopping = False

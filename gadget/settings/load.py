@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping
-from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -22,9 +21,9 @@ from pogmdm_core.settings import SamplerSettings, renamed
 def load(
     preset: str | None = None,
     yaml: str | os.PathLike[str] | None = None,
-    properties: Mapping[str, Any] | None = None,
-    overrides: Mapping[str, Any] | None = None,
-    defaults: Mapping[str, Any] | None = None,
+    properties: Mapping[str, object] | None = None,
+    overrides: Mapping[str, object] | None = None,
+    defaults: Mapping[str, object] | None = None,
 ) -> GadgetSettings:
     """Merge all sources of settings and validate them.
 
@@ -51,22 +50,24 @@ def load(
     base_file, *files = (_file_of(source) for source in (base, *named))
     path = yaml or files[1] or files[0]
     layers = [sources.read_yaml(base_file) if base_file else {}, base, sources.read_yaml(path) if path else {}, *named]
+    named_preset: object = preset
     for layer in reversed(layers):
-        preset = preset or layer.get("preset")
-    preset = str(preset or "default")
-    merged: dict[str, Any] = {}
-    for layer in (_preset(preset), *layers, {"preset": preset}):
+        named_preset = named_preset or layer.get("preset")
+    preset = str(named_preset or "default")
+    last: dict[str, object] = {"preset": preset}
+    merged: Mapping[str, object] = {}
+    for layer in (_preset(preset), *layers, last):
         _refuse_old_names(layer)
         merged = sources.merge(merged, _sampler_names_down(layer))
     return _validated(merged)
 
 
-def _file_of(source: dict[str, Any]) -> str | None:
+def _file_of(source: dict[str, object]) -> str | None:
     """Take the name of a settings file out of a source."""
     name = source.pop("settings", None)
     if isinstance(name, dict):
         raise ConfigError(101, f"there is no setting 'settings.{next(iter(name), '')[:40]}'.", "settings names a file.")
-    return name
+    return None if name is None else str(name)
 
 
 def from_xml(text: bytes) -> GadgetSettings:
@@ -81,7 +82,7 @@ def from_xml(text: bytes) -> GadgetSettings:
     return load(properties={} if config is None else sources.xml_properties(config))
 
 
-def _preset(name: str) -> dict[str, Any]:
+def _preset(name: str) -> dict[str, object]:
     available = configs.presets()
     if name not in available:
         raise ConfigError(
@@ -92,22 +93,22 @@ def _preset(name: str) -> dict[str, Any]:
     return sources.read_yaml(available[name])
 
 
-def _refuse_old_names(layer: dict[str, Any]) -> None:
+def _refuse_old_names(layer: dict[str, object]) -> None:
     old = renamed(layer)
     if old:
         raise ConfigError(101, f"the setting {old[0]!r} is now {old[1]!r}.")
 
 
-def _sampler_names_down(layer: dict[str, Any]) -> dict[str, Any]:
+def _sampler_names_down(layer: dict[str, object]) -> dict[str, object]:
     """Move sampler names given at the top into their section, so that layers merge."""
     short = {k: v for k, v in layer.items() if k in SamplerSettings.model_fields}
     rest = {k: v for k, v in layer.items() if k not in short}
     return sources.merge(rest, {"sampler": short}) if short else rest
 
 
-def _validated(values: dict[str, Any]) -> GadgetSettings:
+def _validated(values: Mapping[str, object]) -> GadgetSettings:
     try:
-        return GadgetSettings(**values)
+        return GadgetSettings.model_validate(values)
     except ValidationError as error:
         problems = error.errors(include_url=False)
     first = problems[0]

@@ -34,7 +34,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_yaml(path: str | os.PathLike[str]) -> dict[str, object]:
     """Read a settings file.
 
     Raises
@@ -121,18 +121,19 @@ def xml_properties(config: Element) -> dict[str, str]:
     return {name: value for name, value in found.items() if value}
 
 
-def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+def nested(flat: Mapping[str, object]) -> dict[str, object]:
     """Turn dotted names into sections: ``{"a.b": 1}`` becomes ``{"a": {"b": 1}}``."""
-    result: dict[str, Any] = {}
+    result: dict[str, object] = {}
     for name, value in flat.items():
-        inner = nested(value) if isinstance(value, Mapping) else value
-        for part in reversed(str(name).split(".")):
+        first, *below = str(name).split(".")
+        inner: object = nested(value) if isinstance(value, Mapping) else value
+        for part in reversed(below):
             inner = {part: inner}
-        result = merge(result, inner)
+        result = merge(result, {first: inner})
     return result
 
 
-def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+def merge(base: Mapping[str, object], top: Mapping[str, object]) -> dict[str, object]:
     """Merge sections; `top` wins."""
     merged = dict(base)
     for name, value in top.items():

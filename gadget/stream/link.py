@@ -15,7 +15,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import ismrmrd
 import numpy as np
@@ -37,6 +37,9 @@ from gadget.stream.wire import (
     impossible,
     too_big,
 )
+
+if TYPE_CHECKING:
+    from gadget.stream.recon_data import ReconBit
 
 # Bytes per pixel by data type; ismrmrd's own table has 8 for the 4-byte integer type 4.
 _PIXEL_BYTES = {1: 2, 2: 2, 3: 4, 4: 4, 5: 4, 6: 8, 7: 8, 8: 16}
@@ -60,6 +63,20 @@ class RawMessage:
         return self.data[:2] == _IMAGE_ID
 
 
+# a readout, buffered k-space, or what is passed on
+Message: TypeAlias = "ismrmrd.Acquisition | tuple[ReconBit, ...] | RawMessage"
+
+
+class Connection(Protocol):
+    """gadgetron's connection, or one that takes its place."""
+
+    socket: Any  # gadgetron's wrapper has no type; an `ExactSocket` takes its place
+    readers: dict[int, Callable[[ExactSocket], Any]]
+
+    def add_reader(self, mid: int, reader: Callable[[ExactSocket], Any], /) -> None:
+        """Name what reads messages of an id."""
+
+
 class Link:
     """Messages in, messages out, over a stock gadgetron connection whose handshake is done.
 
@@ -77,7 +94,7 @@ class Link:
     max_message_bytes = 1 << 28
     pass_waveforms = False
 
-    def __init__(self, connection: Any, idle_timeout_s: float = 300.0) -> None:
+    def __init__(self, connection: Connection, idle_timeout_s: float = 300.0) -> None:
         self.connection = connection
         if not isinstance(connection.socket, ExactSocket):
             connection.socket = ExactSocket(connection.socket.socket, idle_timeout_s)
@@ -88,7 +105,7 @@ class Link:
         self.lost = False
         # told what is going on, for whoever watches over this process: the frame, "sending", "sent"
         self.watch: Callable[[str], None] = lambda _: None
-        self._ahead: ReadAhead | None = None
+        self._ahead: ReadAhead[Message] | None = None
         connection.readers = {}
         connection.add_reader(ACQUISITION, self._read_acquisition)
         connection.add_reader(IMAGE, self._read_image)
@@ -108,7 +125,7 @@ class Link:
         self.socket.idle_timeout_s = idle_timeout_s
         self.socket.socket.settimeout(idle_timeout_s)
 
-    def messages(self) -> Iterator[Any]:
+    def messages(self) -> Iterator[Message]:
         """Yield acquisitions, tuples of `ReconBit` and `RawMessage` until CLOSE.
 
         Raises
@@ -139,7 +156,7 @@ class Link:
                 yield item
                 self.lost = True
 
-    def ahead(self, budget: ByteBudget) -> Iterator[Any]:
+    def ahead(self, budget: ByteBudget) -> Iterator[Message]:
         """Give `messages`, which a thread reads from now on, as far as the budget allows."""
         self._ahead = ReadAhead(self.messages, self.socket, budget)
         return iter(self._ahead)
@@ -253,7 +270,7 @@ class Link:
         )
         return RawMessage(b"".join(parts))
 
-    def _read_recon_data(self, source: ExactSocket) -> Any:
+    def _read_recon_data(self, source: ExactSocket) -> tuple[ReconBit, ...]:
         # imported late: it needs pogmdm_core's errors, and this module has to work without
         from gadget.stream.recon_data import read_recon_data
 

@@ -11,13 +11,15 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Generic, TypeVar
 
 from gadget.stream.budget import OBJECT_BYTES, ByteBudget
 from gadget.stream.wire import ExactSocket
 
+T = TypeVar("T")
 
-class ReadAhead:
+
+class ReadAhead(Generic[T]):
     """Messages read by a thread of its own, and kept until they are asked for.
 
     Parameters
@@ -31,23 +33,23 @@ class ReadAhead:
         What is kept counts there; when it is used up, reading pauses. A single message may always be kept.
     """
 
-    def __init__(self, messages: Callable[[], Iterator[Any]], source: ExactSocket, budget: ByteBudget) -> None:
+    def __init__(self, messages: Callable[[], Iterator[T]], source: ExactSocket, budget: ByteBudget) -> None:
         self._messages, self._source, self._budget = messages, source, budget
-        self._kept: collections.deque[tuple[Any, int]] = collections.deque()
+        self._kept: collections.deque[tuple[T, int]] = collections.deque()
         self._discarding = self._ended = False
         self._error: Exception | None = None
         self._changed = budget.changed
         self._thread = threading.Thread(target=self._read, name="read-ahead", daemon=True)
         self._thread.start()
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[T]:
         while taken := self._take():
             yield taken.pop()  # nothing of it is kept here, it may be a whole scan
         self._thread.join()
         if self._error is not None:
             raise self._error
 
-    def _take(self) -> list[Any]:
+    def _take(self) -> list[T]:
         """Next message, or nothing when they have ended."""
         with self._changed:
             self._source.waiting_since = time.monotonic()
@@ -82,7 +84,7 @@ class ReadAhead:
             self._ended = True
             self._changed.notify_all()
 
-    def _keep(self, item: Any, n_bytes: int) -> None:
+    def _keep(self, item: T, n_bytes: int) -> None:
         with self._changed:
             self._changed.wait_for(lambda: self._discarding or self._budget.has_room(n_bytes))
             if not self._discarding:

@@ -10,7 +10,6 @@ import struct
 import time
 from collections.abc import Callable
 from multiprocessing.connection import wait
-from typing import Any
 
 CONFIG_FILE, CONFIG, HEADER, CLOSE, TEXT, QUERY, RESPONSE, ERROR = 1, 2, 3, 4, 5, 6, 7, 8
 CONFIG_FILE_BYTES = 1024
@@ -188,7 +187,7 @@ class ExactSocket:
         """Put bytes back in front of what is read next."""
         self._unread = data + self._unread
 
-    def write(self, data: Any) -> None:
+    def write(self, data: bytes | bytearray | memoryview) -> None:
         """Write everything.
 
         Raises
@@ -196,14 +195,14 @@ class ExactSocket:
         TransportError
             E407 when the peer does not take the data in `idle_timeout_s`, E409 when it is gone.
         """
-        data = memoryview(data).cast("B")
+        rest = memoryview(data).cast("B")
         sent = self._ahead_of_time
-        if self._torn or data[: len(sent)] != sent:
+        if self._torn or rest[: len(sent)] != sent:
             raise broken(409, "an earlier message went out in part only; nothing can follow it.")
         self._torn = True  # until all of it is out, whatever interrupts it
-        data, self._ahead_of_time = data[len(sent) :], b""
+        rest, self._ahead_of_time = rest[len(sent) :], b""
         try:
-            self.socket.sendall(data)
+            self.socket.sendall(rest)
         except TimeoutError:
             raise broken(407, f"the receiver took no data for {self.idle_timeout_s:g} s.") from None
         except OSError:

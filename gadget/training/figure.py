@@ -18,6 +18,7 @@ from gadget.training.model_card import ModelFacts
 from pogmdm_core.prior.model import ProductPrior
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
 POTENTIAL_LEVELS = (0.0, 0.025, 0.05, 0.1, 0.2)
@@ -139,7 +140,7 @@ def _draw_title(part: SubFigure, facts: ModelFacts) -> None:
     part.text(0.988, 0.17, f"{levels}  ·  {digest}", fontsize=8.5, ha="right", va="center", color=_PALE)
 
 
-def _level_colours() -> list[Any]:
+def _level_colours() -> list[tuple[float, float, float, float]]:
     import matplotlib as mpl
 
     shades = mpl.colormaps["viridis"]
@@ -170,7 +171,7 @@ def _draw_filters(part: SubFigure, prior: ProductPrior, rows: int, columns: int)
     part.supxlabel(r"filter response $u_k\,/\,\|K_k\|$, units of the image scale", fontsize=8)
 
 
-def _draw_kernel(axes: Any, picture: KernelPicture) -> None:
+def _draw_kernel(axes: Axes, picture: KernelPicture) -> None:
     side = picture.pixels.shape[0]
     limit = float(picture.pixels.abs().max()) or 1.0
     axes.imshow(picture.pixels.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
@@ -226,7 +227,7 @@ def _shares(prior: ProductPrior) -> list[tuple[str, torch.Tensor]]:
     return [(label, power[chosen].sum(0)) for label, chosen in prior.bank.scale_groups()]
 
 
-def _draw_validation(axes: Any, facts: ModelFacts) -> None:
+def _draw_validation(axes: Axes, facts: ModelFacts) -> None:
     axes.set_title("denoising of held-out subjects, PSNR / dB", fontsize=8.5)
     if not facts.validation:
         axes.text(0.5, 0.5, "not recorded", ha="center", va="center", color=_PALE, transform=axes.transAxes)

@@ -50,7 +50,7 @@ def test_scan_in_image_and_std_out():
 
 
 @pytest.mark.fault("F43")
-def test_a_scan_of_zeros_gives_images_of_zeros_and_says_so():
+def test_a_scan_of_zeros_gives_an_image_of_zeros_no_std_and_says_so():
     acquisitions = SCAN.acquisitions()
     for acq in acquisitions[1:]:  # after the noise
         acq.data[:] = 0
@@ -58,7 +58,7 @@ def test_a_scan_of_zeros_gives_images_of_zeros_and_says_so():
         stream(SCAN.header(), acquisitions, configuration(**SMALL)), gadget.pogmdm_recon, timeout=60
     )
     assert outcome.raised is None
-    assert [i.image_series_index for i in outcome.images] == [1, 10]
+    assert [i.image_series_index for i in outcome.images] == [1]
     for image in outcome.images:
         assert not image.data.any()
         assert "NO_SIGNAL" in image.meta["POGMDM_Warnings"].split()
