@@ -49,7 +49,10 @@ def replay(name: str, output: Path, settings: list[str]) -> dict[int, ismrmrd.Im
         return {number: data.read_image(f"image_{number}", 0) for number in (1, 10)}
 
 
-@pytest.mark.parametrize("name", SCANS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name == "larson_knee1_R4" else name for name in SCANS],
+)
 def test_image_and_std_of_a_recorded_scan(name, tmp_path):
     images = replay(name, tmp_path / "out.h5", QUICK)
     for image in images.values():

@@ -119,8 +119,8 @@ _THREADS = """
 import threading, time, torch
 import pogmdm_core as pg
 from pogmdm_core.measurement import trajectories
-k, shot = trajectories.radial(48, (128, 128))
-frame = pg.KSpaceFrame.noncartesian(torch.randn(4, k.shape[1], dtype=torch.complex64), k, (128, 128), shot=shot)
+k, shot = trajectories.radial(32, (64, 64))
+frame = pg.KSpaceFrame.noncartesian(torch.randn(4, k.shape[1], dtype=torch.complex64), k, (64, 64), shot=shot)
 prior, settings = pg.load_prior(), pg.Settings(n_samples=2, n_steps=3, map={"steps": 20})
 cpu, wall = time.process_time(), time.monotonic()
 pg.reconstruct(frame, prior, settings)
