@@ -199,6 +199,21 @@ def test_a_client_that_hangs_up_ends_the_real_reconstruction(stage):
     assert seen.count(stage) <= 2  # nothing else was begun, and this was not finished
 
 
+def test_a_client_that_was_gone_once_is_gone():
+    """What has to be asked by sending something may be answered once only."""
+    answers = iter([True])
+
+    def ask_twice(frame, prior, settings, should_stop, **more):
+        assert should_stop() and should_stop()
+        return reconstruct(frame, prior, settings)
+
+    prepared = prepared_of(Scan())
+    with pytest.raises(TransportError, match="E409"):
+        compute(
+            core(reconstruct=ask_twice), prepared.frame, None, load(), prepared.key, None, lambda: next(answers, False)
+        )
+
+
 @pytest.mark.fault("F52")
 @pytest.mark.parametrize(("n_samples", "with_map"), [(2, True), (0, True), (2, False)])
 def test_time_is_up_the_best_so_far_is_labelled(n_samples, with_map):

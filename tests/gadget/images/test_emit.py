@@ -77,6 +77,13 @@ def test_images_are_numbered_by_their_place_in_the_scan():
     for image in emitter.images(result, late):
         assert image.image_index == 4 + 6 * 2 + 1
         assert image.meta["GADGETRON_ImageNumber"] == str(image.image_index)
+    prepared, result, emitter, _ = emitted(Scan(n_slices=2), **{"output.maps": "samples"})
+    second = replace(prepared, key=FrameKey(0, 1, 0, 0, 0, 0))
+    # three samples of each frame, numbered through
+    assert [image.image_index for image in emitter.images(result, second)] == [4, 5, 6]
+
+    prepared, result, emitter, _ = emitted(Scan(n_slices=6, n_repetitions=3))
+    emitter.images(result, late)
     unknown = replace(prepared, key=FrameKey(0, 9, 0, 0, 0, 0))
     assert emitter.images(result, unknown)[0].image_index == 18  # past all others
     # another measurement counts anew: no number comes twice in a series

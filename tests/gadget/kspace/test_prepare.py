@@ -260,6 +260,8 @@ def test_reversed_readouts_are_turned():
         (96, 48, False, 0),
         (96, 0, False, 0),
         (96, 200, False, 0),
+        (96, 96, False, 0),
+        (70, 70, False, 13),
         (70, 22, False, 26),
         (70, 22, True, 1),
         (96, 47, False, 1),

@@ -1,7 +1,5 @@
 """Recorded scans through reading, buffering and preparing; the reconstruction has tests of its own."""
 
-import contextlib
-
 import ismrmrd
 import numpy as np
 import pytest
@@ -10,13 +8,14 @@ from helpers.fake_core import zero_filled
 from helpers.frames import prepared
 
 from gadget.images.recon_space import to_recon_linear
+from gadget.scan.header import to_xml
 from pogmdm_core.measurement.noise_check import against_kspace
 
 
 def prepared_of(path):
-    with contextlib.closing(ismrmrd.Dataset(str(path), "dataset", create_if_needed=False)) as data:
-        readouts = [data.read_acquisition(i) for i in range(data.number_of_acquisitions())]
-        return prepared(data.read_xml_header(), readouts)
+    with ismrmrd.File(str(path), "r") as file:  # a Dataset would lock it against other tests
+        scan = file["dataset"]
+        return prepared(to_xml(scan.header), list(scan.acquisitions))
 
 
 @pytest.mark.parametrize(

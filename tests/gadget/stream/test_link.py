@@ -517,3 +517,29 @@ def test_no_other_message_follows_the_first_byte_of_an_image():
     ours.close()
     with theirs:
         assert theirs.recv(100) == b"\xfe"
+
+
+@pytest.mark.fault("F17")
+def test_nothing_follows_a_message_that_was_interrupted():
+    """A signal may come while half of an image is out: what follows would be read as its rest."""
+
+    class Interrupted(BaseException):
+        pass
+
+    ours, theirs = closing_pair()
+
+    class Interrupting:
+        def sendall(self, data):
+            raw.sendall(data[:3])
+            raise Interrupted
+
+    raw, ours.socket = ours.socket, Interrupting()
+    with pytest.raises(Interrupted):
+        ours.write(b"\xfe\x03 image")
+    ours.socket = raw
+    assert ours.is_mid_message
+    with pytest.raises(TransportError, match="E409"):
+        ours.write(b"\x08\x00 error")
+    ours.close()
+    with theirs:
+        assert theirs.recv(100) == b"\xfe\x03 "

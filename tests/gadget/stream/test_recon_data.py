@@ -1,6 +1,7 @@
 """ReconData messages, written by PyPI gadgetron's own structures, never from the sizes that our reader assumes."""
 
 import ctypes
+import gc
 import logging
 import struct
 from types import SimpleNamespace
@@ -10,13 +11,15 @@ import ismrmrd
 import numpy as np
 import pytest
 from gadgetron.types.recon_data import SamplingDescription
-from helpers.fake_core import core
+from helpers.fake_core import core, reconstruct
 from helpers.mrd_factory import Scan
 from helpers.peer import configuration, item_message, run_in_process, stream
 
 import gadget
 import gadget.target
 from gadget.errors import DataError, HeaderError, TransportError
+from gadget.scan.frames import AcquiredFrame
+from gadget.stream.recon_data import ReconBit
 
 
 @pytest.fixture
@@ -212,3 +215,18 @@ def test_repetitions_come_in_messages_of_their_own(run):
     lines = scan.acquisitions()
     parts = [message_of(wire.ReconBit(buffers(scan, [a for a in lines if a.idx.repetition == r]))) for r in range(2)]
     same_images(run(stream(scan.header(), parts)), run(stream(scan.header(), lines)))
+
+
+def test_buffers_are_let_go_once_their_frames_are_made(monkeypatch):
+    """A message is a whole scan: it is not kept beside the frames that were made of it."""
+    alive = []
+
+    def watching(*args, **more):
+        gc.collect()
+        alive.append(sum(type(thing) in (ReconBit, AcquiredFrame) for thing in gc.get_objects()))
+        return reconstruct(*args, **more)
+
+    monkeypatch.setattr(gadget.target, "resolve_core", lambda: core(reconstruct=watching))
+    scan = Scan(n_slices=2, noise_scan=False)
+    assert len(run_in_process(stream(scan.header(), [message(scan)]), gadget.pogmdm_recon).images) == 4
+    assert alive == [1, 0]  # the frame of the second slice, then nothing
