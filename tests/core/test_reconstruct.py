@@ -21,6 +21,7 @@ from pogmdm_core.estimate.joint_start import nlinv
 from pogmdm_core.prior.model import ProductPrior
 from pogmdm_core.prior.weights import shipped_weights
 from pogmdm_core.reconstruction import image_scale
+from pogmdm_core.uncertainty.judged_map import judged_map
 
 IMAGES = ("image", "std", "mean", "map", "phase", "csm", "samples")
 QUICK = {"n_samples": 3, "n_steps": 4, "map": {"steps": 20}, "device": "cpu", "uncertainty": {"method": "samples"}}
@@ -413,3 +414,18 @@ def test_starting_above_the_trained_noise_levels_is_refused(scan, prior):
     with pytest.raises(ConfigError, match="E127.*start_level 3"):
         reconstruct(scan.frame, prior, quick(start_level=3.0))
     assert reconstruct(scan.frame, prior, quick(start_level=3.0, n_samples=0)).status is SamplerStatus.OK
+
+
+@pytest.mark.parametrize(("quieter", "told"), [(1.0, False), (2.0, True)])
+def test_held_out_samples_that_are_quieter_than_the_noise_scan_are_told(quieter, told, scan, prior, monkeypatch):
+    module = sys.modules["pogmdm_core.reconstruction"]
+
+    def judged(*args):
+        found = judged_map(*args)
+        return dataclasses.replace(
+            found, held=dataclasses.replace(found.held, noise_std=found.held.noise_std / quieter)
+        )
+
+    monkeypatch.setattr(module, "judged_map", judged)
+    outcome = reconstruct(scan.frame, prior, quick(uncertainty={"method": "folds"}))
+    assert ("NOISE_TOO_LOUD" in outcome.warnings) == told

@@ -116,7 +116,9 @@ def test_the_algebra_of_operators():
     normal = coils.H @ coils
     assert torch.equal(normal @ x, coils.normal(x)) and torch.equal(normal.H @ x, coils.normal(x))
     dot_test(coils @ coils.H, (3, 17, 32), (3, 17, 32))
-    dot_test(fourier.H @ fourier @ fourier.H, (17, 32), (17, 32))
+    three = fourier.H @ fourier @ fourier.H
+    dot_test(three, (17, 32), (17, 32))
+    assert torch.allclose(three @ x, fourier.adjoint(x))  # F^H F is a projection
     assert torch.allclose((coils @ coils.H) @ y, coils.forward(coils.adjoint(y)))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from helpers.simulated_scan import simulate
@@ -27,10 +29,12 @@ def judge(case, run=None, prior_weight=None, **values):
     return judged_map(model, load_prior(), start, eta, eta, settings, run or Run(None, None))
 
 
-def test_the_weight_that_predicts_best_is_kept(case):
-    alone = {weight: judge(case, prior_weight=weight) for weight in PRIOR_WEIGHTS}
+@pytest.mark.parametrize("order", [PRIOR_WEIGHTS, PRIOR_WEIGHTS[::-1]])
+def test_the_weight_that_predicts_best_is_kept(case, order, monkeypatch):
+    monkeypatch.setattr(sys.modules["pogmdm_core.uncertainty.judged_map"], "PRIOR_WEIGHTS", order)
+    alone = {weight: judge(case, prior_weight=weight) for weight in order}
     chosen = judge(case)
-    assert chosen.weight == min(PRIOR_WEIGHTS, key=lambda weight: alone[weight].held.misfit)
+    assert chosen.weight == min(order, key=lambda weight: alone[weight].held.misfit)
     assert chosen.held.misfit == pytest.approx(alone[chosen.weight].held.misfit, rel=0.02)
     assert torch.linalg.vector_norm(chosen.image - alone[chosen.weight].image) < 0.02 * torch.linalg.vector_norm(
         chosen.image

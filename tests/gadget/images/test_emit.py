@@ -77,10 +77,10 @@ def test_images_are_numbered_by_their_place_in_the_scan():
     for image in emitter.images(result, late):
         assert image.image_index == 4 + 6 * 2 + 1
         assert image.meta["GADGETRON_ImageNumber"] == str(image.image_index)
-    prepared, result, emitter, _ = emitted(Scan(n_slices=2), **{"output.maps": "samples"})
-    second = replace(prepared, key=FrameKey(0, 1, 0, 0, 0, 0))
+    prepared, result, emitter, _ = emitted(Scan(n_slices=6), **{"output.maps": "samples"})
+    fourth = replace(prepared, key=FrameKey(0, 3, 0, 0, 0, 0))
     # three samples of each frame, numbered through
-    assert [image.image_index for image in emitter.images(result, second)] == [4, 5, 6]
+    assert [image.image_index for image in emitter.images(result, fourth)] == [10, 11, 12]
 
     prepared, result, emitter, _ = emitted(Scan(n_slices=6, n_repetitions=3))
     emitter.images(result, late)

@@ -1,5 +1,6 @@
 """Objects larger than the field of view, off the grid."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -60,6 +61,17 @@ def test_the_first_frame_settles_it(residuals, factor, tried):
         assert trying.factor() == factor
         assert trying.fitted().start is None
     assert trying.tried == tried
+
+
+def test_each_slice_is_settled_by_its_own_first_frame():
+    trying = Trying(radial_scan(), {1.0: 1.1})
+    assert trying.factor() == 1
+    trying.residuals = {1.0: 4.5, LARGER: 3.3}  # another slice's object sticks out
+    trying.acquired = replace(trying.acquired, key=trying.acquired.key._replace(slice=1))
+    assert trying.factor() == LARGER
+    trying.acquired = replace(trying.acquired, key=trying.acquired.key._replace(repetition=1))
+    assert trying.factor() == LARGER
+    assert trying.tried == [1.0, 1.0, LARGER]
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,15 @@
+from dataclasses import replace
+
 import ismrmrd
 import numpy as np
 import pytest
 import torch
-from helpers.frames import prepared_of, with_channels
+from helpers.frames import frames_of, prepared_of, with_channels
 from helpers.mrd_factory import Scan
 
 from gadget.errors import DataError
 from gadget.kspace.cartesian import sample_columns
-from gadget.kspace.noise_scan import channels_of, make_whitener
+from gadget.kspace.noise_scan import NoiseScan, channels_of, make_whitener
 from pogmdm_core.measurement.noise import estimate_frame_noise
 
 
@@ -359,3 +361,18 @@ def test_noise_readouts_that_nobody_used_are_used_whatever_the_chain_says(caplog
     assert found.frame.noise_std == prepared_of(Scan()).frame.noise_std
     assert not found.whitened_upstream
     assert "nobody used them" in caplog.text
+
+
+def test_the_whitener_is_made_anew_when_noise_or_channels_are_others():
+    scan = Scan(n_slices=2)
+    geometry, buffer, (frame, other) = frames_of(scan.header(), scan.acquisitions())
+    noise, noise_scan = list(buffer.noise), NoiseScan("auto", geometry.noise_bandwidth)
+    first = noise_scan.whitener(frame, noise)
+    assert noise_scan.whitener(other, noise) is first
+    louder = ismrmrd.Acquisition(noise[0].getHead(), data=3 * noise[0].data)
+    noise.append(louder)  # a noise readout that comes later
+    assert noise_scan.whitener(frame, noise).scale > 1.5 * first.scale
+    assert noise_scan.whitener(frame, [louder]).scale == pytest.approx(3 * first.scale, rel=1e-5)
+    assert noise_scan.whitener(frame, []) is None
+    fewer = replace(frame, data=frame.data[:, :3])
+    assert noise_scan.whitener(fewer, noise) is None
