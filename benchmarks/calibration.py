@@ -183,7 +183,7 @@ def main() -> None:
         for raw in ({"renoise": outcome.raw} | other).values():
             values += [raw[name] for name in ("sd_over_rmse", "coverage_95", "rank_7x7")]
         rows.append(values)
-        words = " ".join(w for w in outcome.warnings if w == "LOWER_BOUND") or "-"
+        words = " ".join(w for w in outcome.warnings if w == "STD_LOWER_BOUND") or "-"
         out.write(f"| {outcome.label} | " + " | ".join(f"{v:.3f}" for v in values) + f" | {words} |\n")
     out.write("| mean | " + " | ".join(f"{v:.3f}" for v in np.mean(rows, axis=0)) + " | |\n")
     out.write(f"\nfrom all scans: {learn(outcomes)}\n")

@@ -245,7 +245,7 @@ def _in_input_units(
         scale=scale,
         start=start.to(torch.device("cpu")),
         n_samples=len(magnitudes),
-        encoding=model.fourier.backend,
+        backend=model.fourier.backend,
     )
 
 

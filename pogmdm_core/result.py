@@ -58,7 +58,7 @@ class ReconResult:
         What the uncertainty method measured on the way: root mean square errors inside the object as
         ``folds`` and ``samples`` say (units of `image`), and ``untested``, the share of the error that no
         held-out sample speaks for.
-    encoding
+    backend
         How k-space was computed from images, e.g. ``"cartesian"`` or ``"toeplitz (finufft)"``.
     warnings
         Short upper-case words, e.g. ``NO_SIGNAL``.
@@ -87,7 +87,7 @@ class ReconResult:
     interval_factors: Mapping[float, float] = field(default_factory=lambda: GAUSSIAN_FACTORS)
     uncertainty_method: str = "off"
     uncertainty: Mapping[str, float] = field(default_factory=dict)
-    encoding: str = ""
+    backend: str = ""
     warnings: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
 

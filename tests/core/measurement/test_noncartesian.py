@@ -232,7 +232,7 @@ def test_reconstruction_from_few_spokes(backend, monkeypatch):
     frame = KSpaceFrame.noncartesian(samples, k, shape, noise_std=noise, shot=shot)
     result = reconstruct(frame, load_prior(), Settings(n_samples=2, n_steps=4, map={"steps": 60}, device="cpu"))
     truth = phantom.truth(shape).float()
-    assert result.status == "ok" and result.encoding == f"toeplitz ({backend})"
+    assert result.status == "ok" and result.backend == f"toeplitz ({backend})"
     errors = [float((image - truth).norm() / truth.norm()) for image in (result.image, result.mean, zero_filled(frame))]
     assert errors[0] < 0.08 and errors[1] < 0.12 and errors[2] > 2 * errors[0], errors
     gridded = zero_filled(frame)
