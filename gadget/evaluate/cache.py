@@ -12,7 +12,7 @@ import numpy as np
 from gadget.evaluate.methods import MethodResult
 from gadget.evaluate.plan import Job
 
-_VERSION = 3  # raised when cases or methods change without their settings
+_VERSION = 2  # raised when cases or methods change without their settings
 
 
 def path_of(folder: Path, job: Job, scan_sha256: str, fingerprint: str) -> Path:

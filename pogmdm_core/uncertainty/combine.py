@@ -56,7 +56,11 @@ class Uncertainty:
 
 def object_mask(magnitude: torch.Tensor) -> torch.Tensor:
     """Where there is signal: the 5x5 mean above 6 % of its 99 % quantile, bool `(y, x)`."""
-    smooth = avg_pool2d(magnitude[None, None], 5, stride=1, padding=2, count_include_pad=False)[0, 0]
+    return above_air(avg_pool2d(magnitude[None, None], 5, stride=1, padding=2, count_include_pad=False)[0, 0])
+
+
+def above_air(smooth: torch.Tensor) -> torch.Tensor:
+    """Where a smoothed magnitude is above 6 % of its 99 % quantile, bool `(y, x)`."""
     flat = smooth.flatten()
     high = flat.kthvalue(max(1, round(0.99 * flat.numel()))).values
     return smooth > _OBJECT_LEVEL * high
