@@ -21,6 +21,7 @@ from gadget.stream.cancel import Cancelled, cancel_on_signals
 from gadget.stream.link import Link, RawMessage
 
 if TYPE_CHECKING:
+    from gadget.errors import PogmdmError
     from gadget.kspace.prepare import PreparedFrame
     from gadget.scan.buffer import AcquisitionBuffer
     from gadget.scan.frames import AcquiredFrame, FrameKey
@@ -134,10 +135,11 @@ def reconstruct_scan(link: Link, settings: GadgetSettings, header: Header) -> No
             fitted = or_none(partial(field_of_view.fitted, acquired, prepared), prepared.key, settings)
             del acquired  # its samples are in the prepared frame
             result = None if fitted is None else reconstruct_frame(fitted, settings, compute_frame)
-            if fitted is None or result is None:
+            prepared = fitted or prepared
+            if result is None:
                 images = emitter.fallback(core.zero_filled(prepared.frame), prepared)
             else:
-                images = emitter.images(result, fitted)
+                images = emitter.images(result, prepared)
             for image in images:
                 link.send(image)
 
@@ -159,10 +161,12 @@ def frames(link: Link, buffer: AcquisitionBuffer, items: Iterable[Message]) -> I
                 n_passed += item.is_image
                 continue
             # a tuple is ReconData, else an acquisition
-            made = deque(frames_of(item, buffer.geometry) if isinstance(item, tuple) else buffer.add(item))
+            made, failure = collected(frames_of(item, buffer.geometry) if isinstance(item, tuple) else buffer.add(item))
             del item
             n_frames += len(made)
             yield from handed_on(made)
+            if failure is not None:
+                raise failure
     except TransportError as error:
         if error.code != 401:
             raise
@@ -188,6 +192,18 @@ def frames(link: Link, buffer: AcquisitionBuffer, items: Iterable[Message]) -> I
         f"no acquisitions: the scan ended with no imaging readouts among {counts.total()}.",
         "Check the sender and its acquisition flags." if counts else upstream,
     )
+
+
+def collected(made: Iterable[AcquiredFrame]) -> tuple[deque[AcquiredFrame], PogmdmError | None]:
+    """Frames up to the first that cannot be made, and its error: those before it are not lost."""
+    from gadget.errors import PogmdmError
+
+    frames: deque[AcquiredFrame] = deque()
+    try:
+        frames.extend(made)
+    except PogmdmError as error:
+        return frames, error
+    return frames, None
 
 
 def handed_on(made: deque[AcquiredFrame]) -> Iterator[AcquiredFrame]:

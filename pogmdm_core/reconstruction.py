@@ -203,7 +203,7 @@ def _uncertainty(
     if settings.uncertainty.method not in _LEARNED:
         if len(magnitudes) < 2:
             return Uncertainty(None, "off")
-        return Uncertainty((torch.stack(list(magnitudes)) * scale).double().std(0).float(), "samples")
+        return Uncertainty(_std([magnitude * scale for magnitude in magnitudes]), "samples")
     sampling, learned = sampling_of(model.frame), settings.uncertainty
     held = None if found is None else found.held
     if held is not None and noise.is_measured and noise.std > TOO_LOUD * held.noise_std * scale:
@@ -212,6 +212,17 @@ def _uncertainty(
     uncertainty = combine(best.abs().cpu(), held, magnitudes, *factors).times(scale)
     run.warnings.extend(uncertainty.warnings)
     return uncertainty
+
+
+def _std(images: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Standard deviation over images `(y, x)` (divisor n - 1), float32; one at a time, there may be many."""
+    mean = torch.zeros_like(images[0], dtype=torch.float64)
+    for image in images:
+        mean += image.double() / len(images)
+    squares = torch.zeros_like(mean)
+    for image in images:
+        squares += (image.double() - mean) ** 2
+    return (squares / (len(images) - 1)).sqrt().float()
 
 
 def _interval_factors(uncertainty: Uncertainty, settings: Settings) -> dict[float, float]:
@@ -230,7 +241,7 @@ def _in_input_units(
     scale = model.scale
     magnitude = best.abs().cpu() * scale
     samples = torch.stack(list(magnitudes)) * scale if magnitudes else None
-    mean = None if samples is None else samples.double().mean(0).float()
+    mean = None if samples is None else samples.mean(0, dtype=torch.float64).float()
     estimate = "map" if has_map else "warm_start" if mean is None else "mean"
     return ReconResult(
         image=mean if mean is not None and estimate == "mean" else magnitude,

@@ -32,6 +32,10 @@ GADGET = (
     "cli",
 )
 CORE = (
+    "_version",
+    "errors",
+    "error_codes",
+    "checks",
     "registry",
     "settings",
     "frame",
@@ -112,6 +116,32 @@ def test_rooms_use_those_below_them(package, order):
                 assert order.index(room(other)) <= order.index(room(name)), f"{name} uses {other}"
 
 
-def test_every_room_of_the_gadget_has_its_place():
-    top = {name.split(".")[1] for name in MODULES if name.startswith("gadget.")}
-    assert top == set(GADGET)
+@pytest.mark.parametrize(("package", "order"), [("gadget", GADGET), ("pogmdm_core", CORE)])
+def test_every_room_has_its_place(package, order):
+    top = {name.split(".")[1] for name in MODULES if name.startswith(f"{package}.")}
+    assert top == set(order)
+
+
+@pytest.mark.parametrize("package", ["gadget", "pogmdm_core"])
+def test_nothing_inside_goes_through_the_package_s_own_door(package):
+    """Names that a package hands on, on first use, would hide who imports whom."""
+    for name, path in modules(package).items():
+        if is_lazy_package(name):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module == package:
+                inside = {n.split(".")[1] for n in MODULES if n.startswith(f"{package}.")}
+                assert {alias.name for alias in node.names} <= {"__version__"} | inside, name
+            if isinstance(node, ast.Import):
+                assert package not in {alias.name for alias in node.names}, name
+
+
+def test_the_flow_of_a_scan_reconstructs_through_one_door():
+    others = ("gadget.core", "gadget.evaluate", "gadget.training", "gadget.doctor")
+    for name, path in modules("gadget").items():
+        if name.startswith(others):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pogmdm_core"):
+                taken = {alias.name for alias in node.names} & {"reconstruct", "load_prior", "zero_filled"}
+                assert not taken, f"{name} takes {taken}"

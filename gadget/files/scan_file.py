@@ -179,7 +179,7 @@ def _hdf5_waveforms(dataset: h5py.Group) -> Iterator[tuple[int, bytes]]:
 def _stream_scan(file: IO[bytes], name: str) -> Scan:
     """Read an ISMRMRD stream up to its header; the rest follows as messages."""
     read = _exact(file, name)
-    first = file.read(2)
+    first = _reading(file, name)(2)
     if first == _HDF5_MAGIC[:2]:
         raise DataError(301, f"{name} is an HDF5 file.", "Give it by its name, not through a pipe.")
     if len(first) < 2:
@@ -238,8 +238,20 @@ def _exact(file: IO[bytes], name: str) -> Callable[[int], bytes]:
         if n > _MAX_MESSAGE:
             raise DataError(302, f"{name} announces a message of {n} bytes; the limit is {_MAX_MESSAGE}.")
         data = bytearray()
-        if not fill(data, n, file.read):
+        if not fill(data, n, _reading(file, name)):
             raise TransportError(402, f"{name} is cut short: got {len(data)}/{n} bytes of a message.")
         return bytes(data)
+
+    return read
+
+
+def _reading(file: IO[bytes], name: str) -> Callable[[int], bytes]:
+    """Reading from a file whose failures are those of the input."""
+
+    def read(most: int) -> bytes:
+        try:
+            return file.read(most)
+        except OSError as error:
+            raise DataError(301, f"{name} cannot be read: {error.strerror}.", "Check the disk.") from error
 
     return read

@@ -41,7 +41,8 @@ class PreparedFrame:
     fov_mm
         Field of view `(y, x)` of its image grid, mm; may exceed the wanted one, then images are cropped.
     key, encoding, reference
-        Of the readouts it was made of: indices, encoding space, and the header of the one nearest the k-space centre.
+        Of the readouts it was made of: indices, encoding space, and the header of the one nearest the k-space centre
+        (off the grid: the middle one).
     whitened
         Whether the noise is white: by a noise scan, here or upstream.
     warnings

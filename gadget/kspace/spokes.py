@@ -29,7 +29,7 @@ def radial_trajectory(acquired: AcquiredFrame, wanted: str) -> tuple[np.ndarray,
     acquired
         A frame whose readouts carry no positions.
     wanted
-        The setting ``trajectory.radial``: one of `gadget.scan.geometry.SPOKE_SCHEMES`, or ``auto`` for the
+        The setting ``trajectory.radial``: ``uniform``, ``golden``, ``tiny_golden``, or ``auto`` for the
         header's.
 
     Returns

@@ -37,17 +37,20 @@ def draw_previews(source: Path, group: str = "dataset") -> dict[str, bytes]:
     Raises
     ------
     OutputError
-        E606 when the file has no image series to show.
+        E606 when the file cannot be read or has no image series to show.
     """
     import h5py
 
-    with h5py.File(source, "r") as file:
-        series = file.get(group, {})
-        pictures = {
-            name: _draw(series[name], name)
-            for name in sorted(series, key=_series_number)
-            if "header" in series[name] and series[name]["data"].dtype.kind in "fui"
-        }
+    try:
+        with h5py.File(source, "r") as file:
+            series = file.get(group, {})
+            pictures = {
+                name: _draw(series[name], name)
+                for name in sorted(series, key=_series_number)
+                if "header" in series[name] and series[name]["data"].dtype.kind in "fui"
+            }
+    except OSError as error:
+        raise OutputError(606, f"{source.name} cannot be read: {error.strerror or 'no HDF5 file'}.") from error
     if not pictures:
         raise OutputError(606, f"{source.name} has no real-valued image series in the group {group!r}.")
     return pictures

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from gadget.errors import HeaderError
 
-SPOKE_SCHEMES = ("uniform", "golden", "tiny_golden")
-
 
 @dataclass(frozen=True)
 class Space:
@@ -40,8 +38,8 @@ class Encoding:
     centre_partition
         Value of kspace_encode_step_2 at the k-space centre of a 3-D scan.
     spokes
-        Angle scheme that trajectoryDescription or the type of trajectory names (one of `SPOKE_SCHEMES`), or an
-        empty string.
+        Angle scheme that trajectoryDescription or the type of trajectory names: ``uniform``, ``golden``,
+        ``tiny_golden``, or an empty string.
     steps
         Values kspace_encode_step_1 may have by its limits, or None where the header does not say.
     """

@@ -10,16 +10,16 @@ import sys
 from collections.abc import Mapping
 
 from gadget import logs
-from gadget.core import resolve_core
 from gadget.errors import coded
-from gadget.service.client import reconstruct_client
 from gadget.service.workers import DONE, READY
-from gadget.settings.load import load
-from gadget.stream.cancel import Cancelled, cancel_on_signals
 
 
 def work(control: socket.socket, number: int, defaults: Mapping[str, object], debug: bool) -> None:
     """Be a worker: load everything, then reconstruct the scans of the clients that are handed over."""
+    from gadget.core import resolve_core
+    from gadget.service.client import reconstruct_client
+    from gadget.settings.load import load
+    from gadget.stream.cancel import Cancelled, cancel_on_signals
 
     def say(line: str) -> None:
         with contextlib.suppress(OSError):  # the service is gone: the scan under way is finished all the same

@@ -101,6 +101,7 @@ class Link:
         self.socket: ExactSocket = connection.socket
         self.n_messages = 0
         self.n_waveforms = 0
+        self._has_data = False
         self.ended = False
         self.lost = False
         # told what is going on, for whoever watches over this process: the frame, "sending", "sent"
@@ -152,7 +153,7 @@ class Link:
             item = reader(self.socket)
             self.n_messages += 1
             if item is not None:
-                self.lost = False
+                self._has_data, self.lost = True, False
                 yield item
                 self.lost = True
 
@@ -295,7 +296,7 @@ class Link:
         (n_bytes,) = struct.unpack("<Q", source.read(8))
         self._check_bytes("an error text", n_bytes)
         source.read(n_bytes)  # not logged: it is the peer's, and may hold anything
-        if not self.n_messages:
+        if not self._has_data:
             raise broken(405, "no acquisitions: the sender reported an error instead.", "See its own log.")
         raise broken(414, "the sender reported an error and ended the scan.", "See its own log.")
 

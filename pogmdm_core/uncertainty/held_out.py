@@ -38,7 +38,7 @@ class HeldOut:
         Noise that was taken off: the receivers', or on the grid what the best predicted samples leave room for, if that
         is less.
     n_groups, n_planned
-        Folds that were finished, and into how many the scan was divided.
+        Groups that were finished, and into how many the samples were divided.
     """
 
     spread: torch.Tensor

@@ -3,20 +3,23 @@ import gc
 import logging
 import socket
 import threading
+from dataclasses import replace
 
 import ismrmrd
 import numpy as np
 import pytest
 import torch
 from helpers.fake_core import core, load_prior, reconstruct
-from helpers.frames import with_channels
+from helpers.frames import prepared_of, with_channels
 from helpers.mrd_factory import CANARY, Scan, radial_scan
 from helpers.peer import configuration, item_message, run_in_process, stream
 
 import gadget
 import gadget.target
+import pogmdm_core
 from gadget.errors import ComputeError, ConfigError, DataError, HeaderError, TransportError
 from gadget.scan.frames import AcquiredFrame
+from gadget.settings.load import load
 from pogmdm_core import KSpaceFrame, SamplerStatus
 
 
@@ -399,3 +402,20 @@ def test_samples_are_let_go_once_they_are_prepared(run):
     config = configuration(trigger="measurement")
     assert len(run(Scan(n_slices=2), config=config, reconstruct=watching).images) == 4
     assert waiting == [1, 0]
+
+
+def test_the_fallback_shows_the_field_of_view_that_was_found(run):
+    """Image and coils fit with a larger one only; then the reconstruction fails."""
+
+    def failing(frame, prior, settings, **more):
+        if settings.map.steps:
+            raise MemoryError
+        fits = frame.shape != (40, 40)
+        return replace(any_result, data_residual=1.0 if fits else 4.0, warnings=() if fits else ("MODEL_ERROR",))
+
+    any_result = reconstruct(prepared_of(Scan()).frame, None, load())
+    header, spokes = radial_scan((40, 40))
+    parts = stream(header, spokes, configuration(on_failure="fallback"))
+    outcome = run(parts=parts, reconstruct=failing, zero_filled=pogmdm_core.zero_filled)
+    (image,) = outcome.images
+    assert {"LARGER_FOV", "FALLBACK"} <= set(image.meta["POGMDM_Warnings"].split())

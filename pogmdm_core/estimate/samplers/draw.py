@@ -45,6 +45,8 @@ def draw_magnitudes(
     run
         What accompanies it; its status says how it ended.
     """
+    if not n_samples:
+        return []
     chosen, coils = settings.sampler, settings.coils
     sampler, end = make_sampler(chosen.method), last_level(chosen, noise_level)
     batch = chosen.batch or max(1, _AUTO_BATCH_BYTES // (16 * model.adjoint_data.numel()))

@@ -1,6 +1,9 @@
 import contextlib
+import io
 import struct
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import ismrmrd
@@ -261,3 +264,17 @@ def test_the_scan_itself_is_never_the_output(scan_file, tmp_path):
     with pytest.raises(errors.OutputError, match="E603 .*the scan itself"):
         replay(Job(source=str(path), output=path, overwrite=True))
     assert path.read_bytes() == scan_file.read_bytes()
+
+
+@pytest.mark.parametrize("n_read", [0, 6])
+def test_a_disk_that_cannot_be_read_is_an_error_of_the_input(monkeypatch, n_read):
+    class Failing(io.BytesIO):
+        def read(self, most=-1):
+            if self.tell() >= n_read:
+                raise OSError(5, "Input/output error")
+            return super().read(most)
+
+    begun = struct.pack("<HI", 3, 1000)  # a header is announced
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=Failing(begun)))
+    with pytest.raises(errors.DataError, match="E301 stdin cannot be read: Input/output error"), open_scan("-"):
+        pytest.fail("opened")

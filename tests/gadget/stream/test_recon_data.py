@@ -230,3 +230,14 @@ def test_buffers_are_let_go_once_their_frames_are_made(monkeypatch):
     scan = Scan(n_slices=2, noise_scan=False)
     assert len(run_in_process(stream(scan.header(), [message(scan)]), gadget.pogmdm_recon).images) == 4
     assert alive == [1, 0]  # the frame of the second slice, then nothing
+
+
+def test_a_slice_that_is_broken_does_not_lose_the_one_before(run):
+    scan = Scan(n_slices=2, noise_scan=False)
+    lines = scan.acquisitions()
+    for acq in lines:
+        if acq.idx.slice == 1:
+            acq.data[:] = np.nan
+    outcome = run(stream(scan.header(), [message_of(wire.ReconBit(buffers(scan, lines, 2), None))]))
+    assert [image.slice for image in outcome.images] == [0, 0]
+    failed(outcome, DataError, "E330 slice 1")
