@@ -20,7 +20,7 @@ demo: $(VENV)/.installed
 	@echo "image:                $(CURDIR)/demo/image_1.png"
 	@echo "standard deviation:   $(CURDIR)/demo/image_10.png"
 	@echo "both, as ISMRMRD:     $(CURDIR)/demo/recon.h5"
-	@echo "the simulated scan:   $(CURDIR)/demo/scan.h5 (group truth: what it should look like)"
+	@echo "the simulated scan:   $(CURDIR)/demo/scan.h5 (group truth: root sum of squares of its channels before whitening)"
 
 test: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -69,5 +69,5 @@ class ProgressDisplay:
             return
         self._shown = tenth
         elapsed = time.monotonic() - self._start
-        left = f", about {elapsed * (total - done) / done:.0f} s left" if 0 < done < total else ""
+        left = f", about {elapsed * (total - done) / done:.0f} s left" if 0 < done < total and elapsed > 1 else ""
         self.log(f"{stage} {done}/{total}{left}")

@@ -37,7 +37,9 @@ class KSpaceFrame:
     density
         Density-compensation weights as supplied, float64 `(n,)`, any scale, or None.
     shot
-        Readout (spoke, interleave) each sample belongs to, int64 `(n,)`, or None.
+        Readout (spoke, interleave) each sample belongs to, int64 `(n,)`. The standard deviation needs it: whole
+        readouts are left out to be predicted. None leaves single samples out, which their neighbours on a readout
+        give away, and it comes out too small.
     """
 
     kspace: torch.Tensor

@@ -34,7 +34,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.action == "list":
         for kind, found in (("chain", configs.chains()), ("preset", configs.presets())):
             for name, path in found.items():
-                sys.stdout.write(f"{kind:7} {name:24} {path}\n")
+                sys.stdout.write(f"{kind:7} {name:28} {path}\n")
     elif args.action == "install":
         for path in configs.install(args.folder, args.overwrite):
             sys.stdout.write(f"{path}\n")

@@ -25,7 +25,7 @@ def add(commands: Commands) -> None:
         default=("cartesian4", "cartesian4h", "radial", "spiral", "gaussian8"),
         metavar="P,P",
         help="cartesian4 (8%% central lines), cartesian4_acs4 (4%%), cartesian4h (transposed), radial6 (or radial), "
-        "radial11, spiral5 (or spiral), gaussian8 (default: %(default)s)",
+        "radial11, spiral5 (or spiral), gaussian8 (default: cartesian4, cartesian4h, radial, spiral, gaussian8)",
     )
     parser.add_argument(
         "--methods",
@@ -33,7 +33,7 @@ def add(commands: Commands) -> None:
         default=("zf", "nlinv", "tv", "pogmdm"),
         metavar="M,M",
         help="zf, nlinv, tv, pogmdm, pogmdm:PRESET, and with BART on the PATH bart_nlinv, bart_ecalib, bart_pics_tv, "
-        "bart_pics_wavelet, with sigpy installed sigpy_jsense_tv (default: %(default)s)",
+        "bart_pics_wavelet, with sigpy installed sigpy_jsense_tv (default: zf, nlinv, tv, pogmdm)",
     )
     parser.add_argument("--seeds", type=_numbers, default=(0,), metavar="S,S", help="of masks and noise (default: 0)")
     parser.add_argument(

@@ -133,7 +133,7 @@ def _draw(series: h5py.Group, name: str) -> bytes:
     shown = axes.imshow(picture, cmap=colours, vmin=low, vmax=high, interpolation="nearest", origin="upper")
     axes.set_axis_off()
     if is_std:
-        axes.set_title("posterior standard deviation, units of the image", fontsize=9)
+        axes.set_title("standard deviation, units of the image", fontsize=9)
     if is_std or is_phase:
         figure.colorbar(shown, ax=axes, fraction=0.046, pad=0.03)
     buffer = io.BytesIO()

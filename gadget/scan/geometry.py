@@ -116,7 +116,7 @@ class ScanGeometry:
         """One line for the log."""
         parts = [
             f"{e.trajectory} {'x'.join(map(str, e.encoded.matrix[:2]))} -> "
-            f"{'x'.join(map(str, e.recon.matrix[:2]))}, R={e.acceleration}"
+            f"{'x'.join(map(str, e.recon.matrix[:2]))}, header's R {e.acceleration}"
             for e in self.encodings
         ]
         return f"{'; '.join(parts)}; channels: {self.n_channels or 'not stated'}"
