@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from pogmdm_core.prior.grid_mixture import GridMixtureExperts
 from pogmdm_core.prior.model import ProductPrior
-from pogmdm_core.prior.multiscale import DEFAULT_SCALES, MultiscaleBank, Scale
+from pogmdm_core.prior.multiscale import DEFAULT_SCALES, MultiscaleBank
 from pogmdm_core.prior.scale_mixture import ScaleMixtureExperts
 from pogmdm_core.prior.shearlets import ShearletBank
 from pogmdm_core.settings import Section
@@ -25,11 +26,19 @@ class ShearletConfig(Section):
         return ShearletBank(self.tight_frame)
 
 
+# a kernel of one tap has no zero-mean part; the upper limits keep a damaged file from asking for gigabytes
+Dilation = Annotated[int, Field(ge=1, le=64)]
+Side = Annotated[int, Field(ge=2, le=63)]
+Filters = Annotated[int, Field(ge=1, le=128)]
+
+
 class MultiscaleConfig(Section):
     """The learned multi-scale bank."""
 
     kind: Literal["multiscale"] = "multiscale"
-    scales: tuple[Scale, ...] = Field(DEFAULT_SCALES, max_length=8, description="(dilation, side, filters) each")
+    scales: tuple[tuple[Dilation, Side, Filters], ...] = Field(
+        DEFAULT_SCALES, min_length=1, max_length=8, description="(dilation, side, filters) each"
+    )
     tight_frame: float = Field(0.02, gt=0, lt=1, description="g0")
 
     def build(self) -> MultiscaleBank:
@@ -62,8 +71,14 @@ class ScaleMixtureConfig(Section):
     kind: Literal["scale_mixture"] = "scale_mixture"
     n_scales: int = Field(14, ge=2, le=64, description="mixture components per expert")
     scale_range: tuple[float, float] = Field((0.004, 8.0), description="smallest and largest scale")
-
     n_knots: int = Field(1, ge=1, le=16, description="noise levels at which the mixture weights are learned")
+
+    @field_validator("scale_range")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] < value[1] < math.inf:
+            raise ValueError(f"{value} is not 0 < smallest < largest")
+        return value
 
     def build(self, n_filters: int) -> ScaleMixtureExperts:
         """Make the experts."""

@@ -198,6 +198,28 @@ def test_an_even_number_of_means_is_refused(file):
         load_prior(file)
 
 
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("bank", "scales", []),
+        ("bank", "scales", [[0, 5, 4], [2, 3, 2]]),
+        ("bank", "scales", [[1, -7, 4], [2, 3, 2]]),
+        ("bank", "scales", [[1, 1, 4], [2, 3, 2]]),
+        ("bank", "scales", [[1, 10**6, 4], [2, 3, 2]]),
+        ("bank", "scales", [[1, 5, -4], [2, 3, 2]]),
+        ("experts", "scale_range", [-0.01, 4.0]),
+        ("experts", "scale_range", [4.0, 0.01]),
+        ("experts", "scale_range", [0.01, float("inf")]),
+    ],
+)
+def test_impossible_sizes_are_refused(tmp_path, part, name, value):
+    path = tmp_path / "mine.safetensors"
+    save_prior(make_prior("multiscale"), path)
+    rewrite(path, change_card=lambda card: card[part].update({name: value}))
+    with pytest.raises(ConfigError, match=rf"E122 .*{part}\.\w+\.{name}"):
+        load_prior(path)
+
+
 @pytest.mark.parametrize("level_range", [[0.4, 0.01], [-0.1, 0.5], [float("nan"), 0.5], [0.0, float("inf")]])
 def test_an_impossible_level_range_is_refused(file, level_range):
     rewrite(file, change_card=lambda card: card.update(level_range=level_range))

@@ -98,7 +98,6 @@ def test_progress_and_log_lines_are_relayed(fake):
     assert "hello from the gadget" in display.lines
     stages = [line for line in display.lines if line.startswith("sampling frame ")]
     assert [line.split(",")[0] for line in stages] == [f"sampling frame {2 * i}/20" for i in range(11)]
-    assert "s left" in stages[5]
     assert not any("POGMDM_PROGRESS" in line for line in display.lines)
 
 
