@@ -32,7 +32,7 @@ from pogmdm_core.measurement.noise_check import MODEL_ERROR, TOO_LOUD, NoiseLeve
 from pogmdm_core.prior.base import Prior
 from pogmdm_core.result import GAUSSIAN_FACTORS, ReconResult
 from pogmdm_core.run import ProgressHook, Run, SamplerStatus, StopHook
-from pogmdm_core.settings import Settings
+from pogmdm_core.settings import HELD_OUT_METHODS, Settings
 from pogmdm_core.uncertainty.combine import Uncertainty, combine
 from pogmdm_core.uncertainty.judged_map import JudgedMap, judged_map
 from pogmdm_core.uncertainty.leave_out import sampling_of
@@ -42,7 +42,6 @@ _MIN_MATRIX = 8  # along each axis, as the gadget demands of headers
 _MISFIT = 1.2  # residual over noise; a fit to the noise leaves 0.85 to 1.1 of it
 _LEAST_NOISE = 1e-4  # of the image scale: keeps noise-free simulations well conditioned
 _TINY = torch.finfo(torch.float32).tiny
-_LEARNED = ("calibrated", "folds")  # uncertainty methods that rest on held-out k-space
 
 
 def zero_filled(frame: KSpaceFrame) -> torch.Tensor:
@@ -200,7 +199,7 @@ def _uncertainty(
 ) -> Uncertainty:
     """Standard deviation in units of the input, by the method that the settings name."""
     scale = model.scale
-    if settings.uncertainty.method not in _LEARNED:
+    if settings.uncertainty.method not in HELD_OUT_METHODS:
         if len(magnitudes) < 2:
             return Uncertainty(None, "off")
         return Uncertainty(_std([magnitude * scale for magnitude in magnitudes]), "samples")
@@ -226,7 +225,7 @@ def _std(images: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def _interval_factors(uncertainty: Uncertainty, settings: Settings) -> dict[float, float]:
-    if uncertainty.method not in _LEARNED:
+    if uncertainty.method not in HELD_OUT_METHODS:
         return dict(GAUSSIAN_FACTORS)
     return dict(zip(GAUSSIAN_FACTORS, settings.uncertainty.interval_factors, strict=True))
 

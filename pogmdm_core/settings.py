@@ -136,6 +136,10 @@ class CoilSettings(Section):
     )
 
 
+# Methods of the uncertainty that rest on held-out k-space.
+HELD_OUT_METHODS = ("calibrated", "folds")
+
+
 class UncertaintySettings(Section):
     """The standard-deviation map."""
 
@@ -180,7 +184,7 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _folds_need_the_map(self) -> Settings:
-        if self.uncertainty.method in ("calibrated", "folds") and self.map.steps == 0:
+        if self.uncertainty.method in HELD_OUT_METHODS and self.map.steps == 0:
             raise ValueError(
                 f"uncertainty.method={self.uncertainty.method} needs map.steps > 0; set it to samples or off"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 from gadget.cli.arguments import Commands, add_assignments, command, given_settings
@@ -56,17 +57,20 @@ def _run(args: argparse.Namespace) -> int:
     series = ", ".join(f"image_{number} x {count}" for number, count in outcome.series.items())
     display.log(f"{args.output}: {series} ({outcome.seconds:.1f} s)")
     if args.png is not None or args.html is not None:
-        from gadget.report.preview import draw_previews
+        for path in _drawn(args, job.out_group):
+            display.log(str(path))
+    return 0
 
-        pictures = draw_previews(args.output, job.out_group)
+
+def _drawn(args: argparse.Namespace, group: str) -> Iterator[Path]:
+    """Draw the series once, and write what was asked for: PNGs, a page."""
+    from gadget.report.preview import draw_previews, write_previews
+
+    pictures = draw_previews(args.output, group)
     if args.png is not None:
-        from gadget.report.preview import write_previews
-
-        for picture in write_previews(pictures, args.png):
-            display.log(str(picture))
+        yield from write_previews(pictures, args.png)
     if args.html is not None:
         from gadget.report.page import write_report
 
-        write_report(args.output, pictures, args.html, job.out_group, args.overwrite)
-        display.log(str(args.html))
-    return 0
+        write_report(args.output, pictures, args.html, group, args.overwrite)
+        yield args.html

@@ -14,6 +14,7 @@ import ismrmrd
 import numpy as np
 
 from gadget.images.integer_pixels import PixelScale
+from pogmdm_core.settings import HELD_OUT_METHODS
 
 _LONGEST = 1024  # characters: DICOM's LT holds ten times that, its ST, where comments land, this many
 
@@ -87,7 +88,7 @@ def attributes(
     if power > 1:
         comment.append(f"x{power}")
         suffix += f"_x{power}"
-    meaning = CALIBRATED if own.get("UncertaintyMethod") in ("calibrated", "folds") else NOT_CALIBRATED
+    meaning = CALIBRATED if own.get("UncertaintyMethod") in HELD_OUT_METHODS else NOT_CALIBRATED
     if name == "std":
         comment.append(meaning)
     if name == "image":

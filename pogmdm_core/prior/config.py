@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from pogmdm_core.prior.grid_mixture import GridMixtureExperts
 from pogmdm_core.prior.model import ProductPrior
@@ -13,6 +13,15 @@ from pogmdm_core.prior.multiscale import DEFAULT_SCALES, MultiscaleBank
 from pogmdm_core.prior.scale_mixture import ScaleMixtureExperts
 from pogmdm_core.prior.shearlets import ShearletBank
 from pogmdm_core.settings import Section
+
+
+def _increasing(value: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < value[0] < value[1] < math.inf:
+        raise ValueError(f"{value} is not 0 < lowest < highest")
+    return value
+
+
+Range = Annotated[tuple[float, float], AfterValidator(_increasing)]
 
 
 class ShearletConfig(Section):
@@ -70,15 +79,8 @@ class ScaleMixtureConfig(Section):
 
     kind: Literal["scale_mixture"] = "scale_mixture"
     n_scales: int = Field(14, ge=2, le=64, description="mixture components per expert")
-    scale_range: tuple[float, float] = Field((0.004, 8.0), description="smallest and largest scale")
+    scale_range: Range = Field((0.004, 8.0), description="smallest and largest scale")
     n_knots: int = Field(1, ge=1, le=16, description="noise levels at which the mixture weights are learned")
-
-    @field_validator("scale_range")
-    @classmethod
-    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < value[0] < value[1] < math.inf:
-            raise ValueError(f"{value} is not 0 < smallest < largest")
-        return value
 
     def build(self, n_filters: int) -> ScaleMixtureExperts:
         """Make the experts."""

@@ -10,17 +10,16 @@ from __future__ import annotations
 import hashlib
 import importlib.resources
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from pogmdm_core.errors import ConfigError
-from pogmdm_core.prior.config import BankConfig, ExpertConfig, build_prior
+from pogmdm_core.prior.config import BankConfig, ExpertConfig, Range, build_prior
 from pogmdm_core.prior.model import ProductPrior
 from pogmdm_core.settings import Section
 
@@ -34,17 +33,10 @@ class Card(Section):
 
     format: int = Field(ge=FORMAT, le=FORMAT)
     name: str
-    level_range: tuple[float, float]
+    level_range: Range
     bank: BankConfig
     experts: ExpertConfig
     training: dict[str, Any] = Field(default_factory=dict, description="settings, data and validation")
-
-    @field_validator("level_range")
-    @classmethod
-    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < value[0] < value[1] < math.inf:
-            raise ValueError(f"{value} is not 0 < lowest < highest")
-        return value
 
 
 def _folder() -> Path:

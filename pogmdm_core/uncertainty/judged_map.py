@@ -17,7 +17,7 @@ from pogmdm_core.estimate.map_estimate import MapEstimate, level_for, map_estima
 from pogmdm_core.measurement.encoding import EncodingModel
 from pogmdm_core.prior.base import Prior
 from pogmdm_core.run import Run, SamplerStatus
-from pogmdm_core.settings import MapSettings, Settings
+from pogmdm_core.settings import HELD_OUT_METHODS, MapSettings, Settings
 from pogmdm_core.uncertainty.held_out import HeldOut, held_out
 from pogmdm_core.uncertainty.leave_out import split
 
@@ -61,7 +61,7 @@ def judged_map(
     -------
         None when it is switched off, time was up before it, or it diverged (the status says so).
     """
-    is_judged = settings.uncertainty.method in ("calibrated", "folds")
+    is_judged = settings.uncertainty.method in HELD_OUT_METHODS
     groups = split(model.frame, settings.uncertainty.n_folds, settings.sampler.seed) if is_judged else []
     if settings.map.prior_weight is not None:
         weights: tuple[float, ...] = (settings.map.prior_weight,)

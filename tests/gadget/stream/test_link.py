@@ -51,6 +51,14 @@ def handshake():
     return stream(SCAN.header(), [], close=False)
 
 
+def introduced_pair():
+    """Two ends of a connection on which the handshake is sent."""
+    ours, theirs = socket.socketpair()
+    for part in handshake():
+        ours.sendall(part)
+    return ours, theirs
+
+
 def test_acquisitions_arrive_as_sent():
     sent = SCAN.acquisitions()
     traj = np.arange(64, dtype=np.float32).reshape(32, 2)
@@ -264,9 +272,7 @@ def test_a_sender_that_never_ends_is_told_all_the_same(link, monkeypatch, state)
 
 @pytest.mark.fault("F15")
 def test_a_receiver_that_takes_nothing_is_given_up():
-    ours, theirs = socket.socketpair()
-    for part in handshake():
-        ours.sendall(part)
+    ours, theirs = introduced_pair()
     with Connection(theirs) as connection:
         link = Link(connection, idle_timeout_s=0.3)
         with pytest.raises(TransportError, match="E407"):
@@ -281,9 +287,7 @@ def test_a_receiver_that_takes_nothing_is_given_up():
 
 
 def test_a_receiver_that_is_gone_is_told_apart():
-    ours, theirs = socket.socketpair()
-    for part in handshake():
-        ours.sendall(part)
+    ours, theirs = introduced_pair()
     with Connection(theirs) as connection:
         link = Link(connection, idle_timeout_s=0.3)
         ours.close()
@@ -341,9 +345,7 @@ def test_an_image_is_one_write():
         def write(self, data):
             self.writes.append(bytes(data))
 
-    ours, theirs = socket.socketpair()
-    for part in handshake():
-        ours.sendall(part)
+    ours, theirs = introduced_pair()
     image = ismrmrd.Image.from_array(np.ones((3, 4), np.float32), transpose=False)
     with Connection(theirs) as connection:
         link = Link(connection)
@@ -453,9 +455,7 @@ def test_time_in_which_nobody_waits_is_not_the_senders(link):
 
 @pytest.mark.fault("F03")
 def test_waiting_costs_no_cpu():
-    ours, theirs = socket.socketpair()
-    for part in handshake():
-        ours.sendall(part)
+    ours, theirs = introduced_pair()
     with Connection(theirs) as connection:
         link = Link(connection, idle_timeout_s=1.0)
         cpu = time.thread_time()
