@@ -7,6 +7,7 @@ trajectories ``(2, sample)``, posterior samples lead.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -195,6 +196,17 @@ class KSpaceFrame:
             self.noise_std,
             None if self.shot is None else self.shot[kept],
         )
+
+    def centre(self, shape: tuple[int, int]) -> KSpaceFrame:
+        """Return the samples of a non-Cartesian frame that an image of a smaller matrix `shape` has, for that image.
+
+        Same field of view, same intensities: samples and their noise are scaled to that matrix's unitary transform.
+        """
+        (ny, nx), (kx, ky) = shape, self.positions
+        inside = (kx.abs() <= (nx - 1) // 2) & (ky.abs() <= (ny - 1) // 2)
+        kept, factor = self.subset(inside), math.sqrt(ny * nx / (self.shape[0] * self.shape[1]))
+        noise_std = None if self.noise_std is None else self.noise_std * factor
+        return replace(kept, kspace=kept.kspace * factor, shape=shape, noise_std=noise_std)
 
     def to(self, device: torch.device | str) -> KSpaceFrame:
         """Return the same frame on a device."""

@@ -9,8 +9,19 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-_PACKAGES = ("pogmdm-gadget", "torch", "numpy", "ismrmrd", "gadgetron", "h5py", "pydantic", "finufft", "cufinufft")
-_OPTIONAL = ("finufft", "cufinufft")
+_PACKAGES = (
+    "pogmdm-gadget",
+    "torch",
+    "numpy",
+    "ismrmrd",
+    "gadgetron",
+    "h5py",
+    "pydantic",
+    "numba",
+    "finufft",
+    "cufinufft",
+)
+_OPTIONAL = ("cufinufft",)
 
 
 def examine() -> Iterator[tuple[str, str, bool]]:

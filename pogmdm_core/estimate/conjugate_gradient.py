@@ -12,7 +12,7 @@ from pogmdm_core.measurement.linear import inner
 def conjugate_gradient(
     apply: Callable[[torch.Tensor], torch.Tensor],
     right: torch.Tensor,
-    start: torch.Tensor,
+    start: torch.Tensor | None,
     n_steps: int,
     tolerance: float = 0.0,
     n_axes: int = 2,
@@ -26,11 +26,12 @@ def conjugate_gradient(
     apply
         Hermitian positive definite linear map.
     right, start
-        Right side and first guess, complex; the last `n_axes` axes form one system, axes before are a batch.
+        Right side and first guess (None: zero), complex; the last `n_axes` axes form one system, axes before are a
+        batch.
     n_steps
         Steps at most.
     tolerance
-        Stop when every system's residual is below this times its initial residual.
+        Stop when every system's residual is below this times its initial residual; 0 makes all steps.
     precondition
         Hermitian positive definite approximation of the inverse of `apply`, or None.
     should_stop
@@ -40,15 +41,15 @@ def conjugate_gradient(
     -------
         The approximate solution, shape of `right`.
     """
-    x = start
-    residual = right - apply(x)
+    x = torch.zeros_like(right) if start is None else start
+    residual = right if start is None else right - apply(x)
     energy = inner(residual, residual, n_axes)
     goal = tolerance**2 * energy
     tiny = torch.finfo(energy.dtype).tiny
     direction, product = torch.zeros_like(residual), torch.ones_like(energy)
     for _ in range(n_steps):
-        if bool((energy <= goal.clamp_min(tiny)).all()):
-            break
+        if tolerance and bool((energy <= goal.clamp_min(tiny)).all()):
+            break  # asked only where it is wanted: a graphics card would have to wait for the answer
         if should_stop is not None and should_stop():
             break
         shaped = residual if precondition is None else precondition(residual)

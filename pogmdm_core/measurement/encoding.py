@@ -21,6 +21,8 @@ from pogmdm_core.measurement.fourier import Fourier
 from pogmdm_core.measurement.linear import LinearOperator, Shape
 from pogmdm_core.measurement.noncartesian import NonCartesianFourier
 
+_NEAR_BYTES = 2**21
+
 
 def fourier_operator(frame: KSpaceFrame) -> Fourier:
     """Choose the Fourier operator that belongs to a frame."""
@@ -54,8 +56,19 @@ class ImageOperator(LinearOperator):
         return self.combine(self.fourier.adjoint(y))
 
     def normal(self, x: torch.Tensor) -> torch.Tensor:
-        """Sum over coils of conj(csm_c) N(csm_c x)."""
-        return self.combine(self.fourier.normal(self.csm * x.unsqueeze(-3)))
+        """Sum over coils of conj(csm_c) N(csm_c x), a few coils at a time."""
+        csm, conjugate = self.csm, self._conjugate
+        total = torch.zeros_like(x * csm[..., 0, :, :])
+        for part in coils_together(csm.shape[-3], x):
+            seen = self.fourier.normal(csm[..., part, :, :] * x.unsqueeze(-3))
+            for image, weight in zip(seen.unbind(-3), conjugate[..., part, :, :].unbind(-3), strict=True):
+                total.addcmul_(image, weight)
+        return total
+
+    @cached_property
+    def _conjugate(self) -> torch.Tensor:
+        """conj(csm), kept: multiplying by a conjugate view takes twice as long."""  # noqa: D403 - a formula
+        return self.csm.conj().resolve_conj()
 
     def combine(self, coil_images: torch.Tensor) -> torch.Tensor:
         """Sum over coils of conj(csm_c) times coil images `(..., coil, y, x)`: with b, A^H z."""
@@ -123,6 +136,10 @@ class EncodingModel:
         self.adjoint_data = self.fourier.adjoint(self._data)
         self.n_measured = self.fourier.n_samples * frame.n_coils
 
+    def without(self, group: torch.Tensor) -> EncodingModel:
+        """Return the model of the same frame without some samples, bool, `(ky, kx)` or `(n,)`, True where left out."""
+        return EncodingModel(self.frame.subset(~group.to(self._data.device)), self.scale)
+
     @cached_property
     def coil_images(self) -> torch.Tensor:
         """See the class."""
@@ -154,6 +171,16 @@ class EncodingModel:
         energy = float((difference.real.double() ** 2 + difference.imag.double() ** 2).sum())
         found: float = (energy / (2 * self.n_measured)) ** 0.5
         return found
+
+
+def coils_together(n_coils: int, image: torch.Tensor) -> list[slice]:
+    """Coils to be handled at once for images like `image` `(..., y, x)`: on a CPU so few that they stay near it.
+
+    Passes over all coils at a time take up to three times as long there, for they wait for the memory.
+    """
+    n_bytes = image.numel() * image.element_size()
+    together = max(1, _NEAR_BYTES // n_bytes) if image.device.type == "cpu" else n_coils
+    return [slice(first, min(first + together, n_coils)) for first in range(0, n_coils, together)]
 
 
 def root_sum_of_squares(coil_images: torch.Tensor) -> torch.Tensor:

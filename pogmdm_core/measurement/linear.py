@@ -109,6 +109,7 @@ class _Product(LinearOperator):
 
 
 def inner(a: torch.Tensor, b: torch.Tensor, n_axes: int) -> torch.Tensor:
-    """Real part of <a, b> over the last `n_axes` axes, kept as size 1, in the precision of `a`."""
+    """Real part of <a, b> over the last `n_axes` axes, kept as size 1, in the precision of `a`, summed in double."""
     axes = tuple(range(-n_axes, 0))
-    return (a.real * b.real + a.imag * b.imag).sum(dim=axes, keepdim=True)
+    total = (a.real * b.real + a.imag * b.imag).sum(dim=axes, keepdim=True, dtype=torch.float64)
+    return total.to(a.real.dtype)

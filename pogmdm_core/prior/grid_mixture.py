@@ -134,8 +134,8 @@ class GridMixtureExperts(Experts):
             slope = torch.cat([p[1] for p in pieces], dim=1)
             return power * value, power * slope
 
-        bound = (self.half_range + _TAIL * exact.variance(level).sqrt()).clamp_min(_REACH)
-        return build_table(evaluate, bound, tolerance, n_intervals=1024)
+        width = exact.variance(level).sqrt()
+        return build_table(evaluate, (self.half_range + _TAIL * width).clamp_min(_REACH), width, tolerance)
 
     def curvature_bound(self, level: float) -> torch.Tensor:
         """Upper bound of the curvature of -a_k log psi_k: a_k / s_k, `(n_filters,)`."""

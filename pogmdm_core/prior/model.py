@@ -23,8 +23,9 @@ from pogmdm_core.prior.tables import ScoreTable
 _WIDTH_GRID = (96, 96)
 _SAME = 1e-3  # levels this close to the end of the range are in it
 _MAX_CACHED_SPECTRA = 4
-_MAX_CACHED_TABLES = 4096
-_CHUNK_BYTES = 2**25  # filter responses handled at once: small enough to stay near the cache
+_MOST_TABLE_BYTES = 2**25  # of cached tables: some three hundred levels
+_CHUNK_BYTES = {"cpu": 2**22}  # filter responses handled at once: on a CPU they shall stay near the cache
+_GPU_CHUNK_BYTES = 2**28
 
 
 class ProductPrior(torch.nn.Module):
@@ -89,9 +90,11 @@ class ProductPrior(torch.nn.Module):
         self._warn_outside(level)
         spectra, table = self._cached_spectra(x), self._cached_table(level, x.device, _real_dtype(x))
         images = x.reshape(-1, *x.shape[-2:])
-        n_pixels = images.shape[-2] * images.shape[-1]
-        together = max(1, _CHUNK_BYTES // (16 * spectra.shape[0] * n_pixels))
-        parts = [_score_images(part, spectra, table) for part in torch.split(images, together)]
+        n_bytes = spectra[0].numel() * spectra.element_size()
+        budget = _CHUNK_BYTES.get(x.device.type, _GPU_CHUNK_BYTES)
+        parts = [
+            _score_images(part, spectra, table, budget) for part in torch.split(images, max(1, budget // (4 * n_bytes)))
+        ]
         return torch.cat(parts).reshape(x.shape)
 
     def denoise(self, y: torch.Tensor, level: float) -> torch.Tensor:
@@ -166,8 +169,9 @@ class ProductPrior(torch.nn.Module):
         key = (float(level), device, dtype)
         if key not in self._tables:
             self._tables[key] = self.experts.table(float(level)).to(device, dtype)
-            while len(self._tables) > _MAX_CACHED_TABLES:
+            while len(self._tables) > 1 and sum(table.n_bytes for table in self._tables.values()) > _MOST_TABLE_BYTES:
                 self._tables.popitem(last=False)
+        self._tables.move_to_end(key)
         return self._tables[key]
 
 
@@ -180,21 +184,21 @@ def filter_norms(spectra: torch.Tensor) -> torch.Tensor:
     return (spectra.abs() ** 2).mean(dim=(-2, -1)).sqrt()
 
 
-def _score_images(images: torch.Tensor, spectra: torch.Tensor, table: ScoreTable) -> torch.Tensor:
-    """Score of `(n, y, x)`; filters in chunks, their sum formed before one inverse transform."""
+def _score_images(images: torch.Tensor, spectra: torch.Tensor, table: ScoreTable, budget: int) -> torch.Tensor:
+    """Score of `(n, y, x)`: filters in turn, as many as `budget` bytes hold the responses of."""
     transform = torch.fft.fft2(images)
-    chunk = max(1, int(_CHUNK_BYTES // (16 * images.numel())))
+    together = max(1, budget // (transform.numel() * transform.element_size()))
     total = torch.zeros_like(transform)
-    for first in range(0, spectra.shape[0], chunk):
-        part = slice(first, min(first + chunk, spectra.shape[0]))
+    for first in range(0, spectra.shape[0], together):
+        part = slice(first, min(first + together, spectra.shape[0]))
         kernels = spectra[part, None]
         u = torch.fft.ifft2(kernels.conj() * transform)
-        if images.is_complex():
-            flat = torch.view_as_real(u).reshape(u.shape[0], -1)
-            phi = torch.view_as_complex(table(flat, part).reshape(*u.shape, 2))
-        else:
-            phi = table(u.real.reshape(u.shape[0], -1), part).reshape(u.shape)
-        total += (kernels * torch.fft.fft2(phi)).sum(0)
+        # real and imaginary parts are responses alike
+        rows = torch.view_as_real(u) if images.is_complex() else u.real.contiguous()
+        phi = table.multiply_(rows.view(u.shape[0], 1, -1), part).view(rows.shape)
+        back = torch.fft.fft2(torch.view_as_complex(phi) if images.is_complex() else phi)
+        for kernel, response in zip(kernels, back, strict=True):
+            total.addcmul_(kernel, response)
     out = torch.fft.ifft2(total)
     found: torch.Tensor = out if images.is_complex() else out.real
     return found

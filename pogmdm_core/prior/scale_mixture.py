@@ -112,7 +112,7 @@ class ScaleMixtureExperts(Experts):
 
     @torch.no_grad()
     def table(self, level: float, tolerance: float = 1e-5) -> ScoreTable:
-        """Table of alpha_k d/du log psi_k(u, level) over log(1 + |u| / (xi_k level))."""
+        """Table of alpha_k d/du log psi_k(u, level) in units of xi_k level."""
         exact = copy.deepcopy(self).double()
         power = exact.exponents(level)[:, None]
 
@@ -120,9 +120,7 @@ class ScaleMixtureExperts(Experts):
             value, slope = exact.score(u, level)
             return power * value, power * slope
 
-        unit = exact.width * level
-        bound = torch.full_like(exact.width, _REACH)
-        return build_table(evaluate, bound, tolerance, n_intervals=128, unit=unit)
+        return build_table(evaluate, torch.full_like(exact.width, _REACH), exact.width * level, tolerance)
 
     def curvature_bound(self, level: float) -> torch.Tensor:
         """Upper bound of the curvature of -alpha_k log psi_k, attained at u = 0, `(n_filters,)`."""

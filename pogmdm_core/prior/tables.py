@@ -1,149 +1,169 @@
-"""One-dimensional score functions as tables of cubics: exact where it matters, fast everywhere.
+"""Score functions of experts as tables: exact where it matters, fast everywhere.
 
-An expert's score is a function of one variable per noise level. It is tabulated as cubic Hermite
-pieces on a grid that is uniform in u or in sign(u) log(1 + |u| / unit), and continued linearly outside.
+The score of an expert of a group of filters is phi(u) = g(|u|^2) u, with u the group's responses at one pixel (a vector
+of one or more numbers) and g a smooth function per noise level. g is tabulated as cubics over
+
+    w = 1 + |u|^2 / unit^2,
+
+each octave of w divided into equal pieces: fine where the score bends and coarse far out, and which piece a number
+belongs to can be read off the bits of w, for a float is an exponent (the octave) and a mantissa (the place in it).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from pogmdm_core.errors import ComputeError
+from pogmdm_core.prior.compiled import multiply_by_factor
 
 Evaluate = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
-_MAX_INTERVALS = 65536
+_FIRST_PIECES = 8  # per octave: enough for scale mixtures
+_MOST_PIECES = 8192
 _N_PROBES = 256
+_BEYOND = 8.0  # tables go on as far beyond the range where their error is measured
+_MANTISSA_BITS = {torch.float32: 23, torch.float64: 52}
+_SAME_SIZE = {torch.float32: torch.int32, torch.float64: torch.int64}
+_THIRDS = (0.0, 1 / 3, 2 / 3, 1.0)
 
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Cubic pieces of `n_filters` odd functions of one variable.
+    """Factors g of `n_groups` experts, piece by piece.
 
     Attributes
     ----------
     coefficients
-        `(4, n_filters * (n_intervals + 2))`: constant to cubic in t in [0, 1); the first
-        and the last piece of every filter are the linear continuations.
-    bound
-        `(n_filters,)` half-range of the grid (in u, or in the logarithm).
-    n_intervals
-        Intervals per filter.
-    unit
-        None for a grid uniform in u, else `(n_filters,)`: uniform in sign(u) log(1 + |u| / unit).
+        `(n_groups, 4, n_pieces + 1)`: constant to cubic in the place within the piece, in [0, 1). The last piece is a
+        constant: beyond the range phi is linear.
+    per_unit
+        1 / unit^2, `(n_groups,)`.
+    pieces_per_octave
+        A power of two.
     """
 
     coefficients: torch.Tensor
-    bound: torch.Tensor
-    n_intervals: int
-    unit: torch.Tensor | None = None
+    per_unit: torch.Tensor
+    pieces_per_octave: int
 
-    def __call__(self, u: torch.Tensor, filters: slice = slice(None)) -> torch.Tensor:
-        """Evaluate the score of some filters (default all); `u` and the result are real `(n_filters, n)`."""
-        bound = self.bound[filters].to(u.dtype)
-        first = filters.start or 0
-        stride = self.n_intervals + 2
-        # position 1 is u = -U: piece 0 continues to the left, piece n_intervals + 1 to the right
-        if self.unit is not None:
-            u = torch.log1p(u.abs() / self.unit[filters].to(u.dtype)[:, None]).copysign_(u)
-        t = u * (0.5 * self.n_intervals / bound)[:, None]
-        t += 1 + self.n_intervals / 2
-        piece = t.floor().clamp_(0, self.n_intervals + 1)
-        t -= piece
-        # NaN becomes an arbitrary integer: keep it inside the table, t stays NaN and so does the value
-        index = piece.to(torch.int32).clamp_(0, self.n_intervals + 1)
-        index += torch.arange(first, first + len(bound), device=u.device, dtype=torch.int32)[:, None] * stride
-        flat_index, flat_t = index.reshape(-1), t.reshape(-1)
-        value = self.coefficients[3].index_select(0, flat_index)
-        for order in (2, 1, 0):
-            value.mul_(flat_t).add_(self.coefficients[order].index_select(0, flat_index))
-        return value.reshape(u.shape)
+    def __call__(self, u: torch.Tensor, groups: slice = slice(None)) -> torch.Tensor:
+        """Evaluate the score of some groups (default all).
+
+        `u` and the result are real, `(n_groups, n_members, n)`, or `(n_groups, n)` for groups of one.
+        """
+        out = u.clone(memory_format=torch.contiguous_format)
+        self.multiply_(out.unsqueeze(1) if u.ndim == 2 else out, groups)
+        return out
+
+    def multiply_(self, u: torch.Tensor, groups: slice = slice(None)) -> torch.Tensor:
+        """Replace contiguous responses `(n_groups, n_members, n)` by their scores, and return them: for iterations."""
+        coefficients, per_unit = self.coefficients[groups], self.per_unit[groups]
+        is_float = u.dtype == coefficients.dtype == torch.float32
+        compiled = multiply_by_factor() if is_float and u.device.type == "cpu" else None
+        if compiled is not None:
+            compiled(u, coefficients, per_unit, self._shift(torch.float32))
+            return u
+        square = u.square().sum(1) if u.shape[1] > 1 else u[:, 0].square()
+        return u.mul_(self._factor(square, coefficients, per_unit).unsqueeze(1))
+
+    def _factor(self, square: torch.Tensor, coefficients: torch.Tensor, per_unit: torch.Tensor) -> torch.Tensor:
+        """Factors g of squared norms `(n_groups, n)`; that of NaN is arbitrary, its product with u is NaN."""
+        dtype, last = square.dtype, coefficients.shape[2] - 1
+        shift = self._shift(dtype)
+        w = 1 + square * per_unit.to(dtype)[:, None]
+        bits = w.view(_SAME_SIZE[dtype]) - torch.ones(1, dtype=dtype, device=w.device).view(_SAME_SIZE[dtype])
+        place = (bits & ((1 << shift) - 1)).to(dtype) * 2.0**-shift
+        piece = (bits >> shift).clamp_(0, last).long()
+        constant, linear, quadratic, cubic = (part.to(dtype).gather(1, piece) for part in coefficients.unbind(1))
+        return ((cubic * place + quadratic) * place + linear) * place + constant
+
+    def _shift(self, dtype: torch.dtype) -> int:
+        """How many low bits of w tell the place within a piece."""
+        return _MANTISSA_BITS[dtype] - (self.pieces_per_octave.bit_length() - 1)
+
+    @property
+    def n_bytes(self) -> int:
+        """What it takes in memory."""
+        return self.coefficients.numel() * self.coefficients.element_size()
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> ScoreTable:
         """Return the same table on a device, in the precision it is to be evaluated in."""
-        unit = None if self.unit is None else self.unit.to(device, dtype)
-        return ScoreTable(self.coefficients.to(device, dtype), self.bound.to(device, dtype), self.n_intervals, unit)
+        coefficients, per_unit = (part.to(device, dtype).contiguous() for part in (self.coefficients, self.per_unit))
+        return ScoreTable(coefficients, per_unit, self.pieces_per_octave)
 
 
 def build_table(
     evaluate: Evaluate,
     bound: torch.Tensor,
+    unit: torch.Tensor,
     tolerance: float = 1e-5,
-    n_intervals: int = 256,
-    unit: torch.Tensor | None = None,
+    pieces_per_octave: int = _FIRST_PIECES,
 ) -> ScoreTable:
-    """Tabulate a score, doubling the grid until the error measured between the nodes is small.
+    """Tabulate a score, doubling the number of pieces until the error measured between the nodes is small.
 
     Parameters
     ----------
     evaluate
-        Maps u, float64 `(n_filters, n)`, to (score, d score / du), both float64; the score is odd.
+        Maps |u| >= 0, float64 `(n_groups, n)`, to (score, d score / du), both float64; the score is odd.
     bound
-        Half-range U per filter, float64 `(n_filters,)`: as far as filter responses reach.
-    tolerance
-        Largest error within U, relative to each filter's largest |score| there.
-    n_intervals
-        Intervals to begin with, even.
+        Range U of |u| per group, float64 `(n_groups,)`: as far as filter responses reach.
     unit
-        See `ScoreTable`.
+        Below which |u| counts as small, float64 `(n_groups,)`: about the width of the score's bend at 0.
+    tolerance
+        Largest error within U, relative to each group's largest |score| there.
+    pieces_per_octave
+        To begin with, a power of two.
 
     Raises
     ------
     ComputeError
-        E520 when 65536 intervals do not reach the tolerance.
+        E520 when 8192 pieces per octave do not reach the tolerance.
     """
     generator = torch.Generator().manual_seed(0)
     uniform = torch.rand(len(bound), _N_PROBES, dtype=torch.float64, generator=generator).to(bound.device)
-    half_range = bound if unit is None else torch.log1p(bound / unit)
-    probe = _to_response((2 * uniform - 1) * half_range[:, None], unit)
+    # near 0, where most responses are, and everywhere
+    near = unit[:, None] * torch.expm1(uniform * torch.log1p(bound / unit)[:, None])
+    probe = torch.cat([near, uniform * bound[:, None]], dim=1)
     exact, _ = evaluate(probe)
-    while n_intervals <= _MAX_INTERVALS:
-        table = _tabulate(evaluate, half_range, n_intervals, unit)
-        error = (table(probe) - exact).abs().amax(1) / exact.abs().amax(1)
-        if float(error.max()) <= tolerance:
+    while True:
+        table = _tabulate(evaluate, bound, unit, pieces_per_octave)
+        error = float(((table(probe) - exact).abs().amax(1) / exact.abs().amax(1)).max())
+        if error <= tolerance:
             return table
-        n_intervals *= 2
+        if 2 * pieces_per_octave > _MOST_PIECES:
+            break
+        pieces_per_octave *= 2
     raise ComputeError(
         520,
-        f"the expert table reaches a relative error of {float(error.max()):.1e} with {_MAX_INTERVALS} "
-        f"intervals, limit {tolerance:.0e}.",
+        f"the expert table reaches a relative error of {error:.1e} with {pieces_per_octave} pieces per octave, "
+        f"limit {tolerance:.0e}.",
         "The weights are too spiky for this noise level; start at a higher one.",
     )
 
 
-def _to_response(t: torch.Tensor, unit: torch.Tensor | None) -> torch.Tensor:
-    """Grid coordinate to filter response u."""
-    return t if unit is None else torch.sign(t) * unit[:, None] * torch.expm1(t.abs())
-
-
-def _tabulate(evaluate: Evaluate, half_range: torch.Tensor, n_intervals: int, unit: torch.Tensor | None) -> ScoreTable:
-    nodes = torch.linspace(0, 1, n_intervals // 2 + 1, dtype=torch.float64, device=half_range.device)
-    t = nodes[None, :] * half_range[:, None]
-    value, slope = evaluate(_to_response(t, unit))
-    if unit is not None:
-        slope = slope * unit[:, None] * torch.exp(t)
-    value = torch.cat([-value[:, 1:].flip(1), value], dim=1)  # the functions are odd
-    slope = torch.cat([slope[:, 1:].flip(1), slope], dim=1)
-    slope_t = slope * (2 * half_range / n_intervals)[:, None]
-    left, right = value[:, :-1], value[:, 1:]
-    slope_left, slope_right = slope_t[:, :-1], slope_t[:, 1:]
-    inner = torch.stack(
-        [
-            left,
-            slope_left,
-            3 * (right - left) - 2 * slope_left - slope_right,
-            2 * (left - right) + slope_left + slope_right,
-        ]
-    )
-    zero = torch.zeros_like(left[:, :1])
-    # the left continuation is measured from t = 1, where it meets the first node
-    before = torch.stack([left[:, :1] - slope_left[:, :1], slope_left[:, :1], zero, zero])
-    after = torch.stack([right[:, -1:], slope_right[:, -1:], zero, zero])
-    coefficients = torch.cat([before, inner, after], dim=2).reshape(4, -1)
-    return ScoreTable(coefficients, half_range, n_intervals, unit)
+def _tabulate(evaluate: Evaluate, bound: torch.Tensor, unit: torch.Tensor, pieces_per_octave: int) -> ScoreTable:
+    """Cubics through four equidistant points of every piece."""
+    n_octaves = math.ceil(math.log2(1 + (_BEYOND * float((bound / unit).max())) ** 2))
+    within = 1 + torch.arange(pieces_per_octave, dtype=torch.float64) / pieces_per_octave
+    octaves = 2.0 ** torch.arange(n_octaves + 1, dtype=torch.float64)
+    left = torch.cat([(octaves[:-1, None] * within).flatten(), octaves[-1:]]).to(bound.device)
+    place = torch.tensor(_THIRDS, dtype=torch.float64, device=bound.device)
+    inner = left[:-1, None] + left.diff()[:, None] * place[:-1]
+    w = torch.cat([inner.flatten(), left[-1:]])
+    u = unit[:, None] * (w - 1).sqrt()
+    value, slope = evaluate(u)
+    factor = torch.where(u > 0, value / torch.where(u > 0, u, torch.ones_like(u)), slope)
+    points = factor.unfold(1, len(_THIRDS), len(_THIRDS) - 1)  # neighbouring pieces share a point: g is continuous
+    powers = place[:, None] ** torch.arange(len(_THIRDS), device=place.device)
+    inside = points @ torch.linalg.inv(powers).T
+    beyond = torch.zeros_like(inside[:, :1])
+    beyond[..., 0] = factor[:, -1:]
+    coefficients = torch.cat([inside, beyond], dim=1).transpose(1, 2).contiguous()
+    return ScoreTable(coefficients, unit**-2.0, pieces_per_octave)
 
 
 def look_up(position: torch.Tensor, table: torch.Tensor) -> torch.Tensor:

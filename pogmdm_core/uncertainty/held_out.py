@@ -55,7 +55,7 @@ def held_out(
     image: torch.Tensor,
     noise_std: float,
     groups: Sequence[torch.Tensor],
-    estimate: Callable[[EncodingModel], torch.Tensor],
+    without: Callable[[int], torch.Tensor],
     should_stop: Callable[[], bool] | None = None,
 ) -> HeldOut | None:
     """Reconstruct without each group, and measure how well it is predicted.
@@ -72,8 +72,8 @@ def held_out(
         Noise per real/imaginary part of a k-space sample, units of `image`.
     groups
         From `split`.
-    estimate
-        Makes the reconstruction, complex `(y, x)`, of a model with less data.
+    without
+        Makes the reconstruction, complex `(y, x)`, without the group of a number.
     should_stop
         Asked after each group, which is dropped when it says so: it may not be finished.
 
@@ -84,14 +84,14 @@ def held_out(
     frame, operator = model.frame, model.for_image(csm)
     squared = torch.zeros(frame.shape, device=image.device)
     errors: list[torch.Tensor] = []
-    for group in groups:
+    for number, group in enumerate(groups):
         chosen = group.to(image.device)
-        without = estimate(EncodingModel(frame.subset(~chosen), model.scale))
+        rest = without(number)
         if should_stop is not None and should_stop():
             break
-        difference = operator.forward(without)[:, chosen] - frame.kspace[:, chosen] / model.scale
+        difference = operator.forward(rest)[:, chosen] - frame.kspace[:, chosen] / model.scale
         errors.append(difference.abs().square().sum(0).cpu().double())
-        squared += (without.abs() - image.abs()) ** 2
+        squared += (rest.abs() - image.abs()) ** 2
     if not errors:
         return None
     done, left_out = groups[: len(errors)], torch.cat(errors)

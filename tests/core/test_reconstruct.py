@@ -111,8 +111,9 @@ def test_images_scale_with_the_data(factor, scan, result, prior):
     assert_finite(scaled)
     assert scaled.status is SamplerStatus.OK
     for name in ("image", "mean", "std", "samples"):
-        # rounding differs; the spread of three samples shows it most
-        limit = 5e-3 if name == "std" else 1e-3
+        # rounding differs, and how many conjugate gradient steps the joint start makes hangs on it; the spread of
+        # three samples shows it most
+        limit = 1e-2 if name == "std" else 1e-3
         assert relative(getattr(scaled, name) / factor, getattr(result, name)) < limit, name
     assert scaled.scale == pytest.approx(factor * result.scale, rel=1e-4)
     assert scaled.noise_level == pytest.approx(factor * result.noise_level, rel=1e-3)

@@ -5,12 +5,23 @@ import torch
 from helpers.simulated_scan import simulate
 
 from pogmdm_core import load_prior
-from pogmdm_core.estimate.joint_start import JointStart, acs_start, nlinv, smooth_phase_into_coils, zero_filled_start
+from pogmdm_core.estimate.gauss_newton import SmoothCoils
+from pogmdm_core.estimate.joint_start import (
+    JointStart,
+    _enlarged,
+    acs_start,
+    low_resolution,
+    nlinv,
+    nlinv_from_centre,
+    smooth_phase_into_coils,
+    zero_filled_start,
+)
 from pogmdm_core.estimate.map_estimate import level_for, map_estimate
 from pogmdm_core.frame import KSpaceFrame
 from pogmdm_core.measurement.encoding import EncodingModel, root_sum_of_squares
 from pogmdm_core.measurement.phantom import Phantom
 from pogmdm_core.measurement.trajectories import radial
+from pogmdm_core.reconstruction import image_scale
 
 
 @pytest.fixture(scope="module")
@@ -155,3 +166,74 @@ def test_the_warm_start_stops_when_the_model_is_wrong(model, scan):
     made.clear()
     nlinv(bad, 14, report=lambda done, total: made.append(done))
     assert len(made) == 14
+
+
+def test_coils_from_few_coefficients_are_adjoint_and_smooth():
+    smooth = SmoothCoils((48, 41), (48, 41), torch.device("cpu"))
+    assert smooth.shape[0] < 48 / 4 and smooth.shape[1] < 41 / 4
+    generator = torch.Generator().manual_seed(0)
+    chat = torch.randn(3, *smooth.shape, dtype=torch.complex64, generator=generator)
+    y = torch.randn(3, 48, 41, dtype=torch.complex64, generator=generator)
+    coils = smooth.forward(chat)
+    assert coils.shape == (3, 48, 41) and smooth.adjoint(y).shape == chat.shape
+    left, right = (coils.conj() * y).sum(), (chat.conj() * smooth.adjoint(y)).sum()
+    assert torch.allclose(left, right, rtol=1e-4)
+    # what is left out counts for nothing: all coefficients give the same coils
+    k = torch.hypot(torch.fft.fftfreq(48)[:, None], torch.fft.fftfreq(41)[None, :])
+    weight = (1 + 220 * k**2) ** -16.0
+    assert float(torch.fft.fft2(coils, norm="ortho").abs()[:, weight < 1e-5].max()) < 1e-4
+    delta = torch.zeros(1, *smooth.shape, dtype=torch.complex64)
+    delta[0, 0, 0] = 1
+    assert torch.allclose(smooth.forward(delta), torch.full((1, 48, 41), (48 * 41) ** -0.5, dtype=torch.complex64))
+
+
+def test_one_smoothness_at_every_resolution():
+    """The same coefficients give the same coils on a smaller matrix of the same field of view."""
+    full, device = (96, 64), torch.device("cpu")
+    large, small = SmoothCoils(full, full, device), SmoothCoils((48, 32), full, device)
+    assert small.shape == large.shape
+    generator = torch.Generator().manual_seed(0)
+    chat = torch.randn(2, *small.shape, dtype=torch.complex64, generator=generator)
+    enlarged = _enlarged(small.forward(chat).roll((24, 16), (1, 2)), full).roll((-48, -32), (1, 2))
+    assert torch.allclose(enlarged / 2, large.forward(chat), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(40, 40), (41, 38)])
+def test_enlarged_coils_are_the_same_at_the_same_places(shape):
+    small, large = (24, 25), shape
+    place = [(torch.arange(n) - n // 2) / n for n in small], [(torch.arange(n) - n // 2) / n for n in large]
+
+    def wave(ys, xs):
+        return torch.exp(2j * torch.pi * (2 * ys[:, None] - 3 * xs[None, :])) + 0.5
+
+    found = _enlarged(wave(*place[0])[None].to(torch.complex64), large)
+    assert torch.allclose(found[0], wave(*place[1]).to(torch.complex64), atol=1e-5)
+
+
+def spokes(n_spokes, n, noise_std):
+    phantom, trajectory = Phantom.head(n_coils=6, seed=2), radial(n_spokes, (n, n))
+    kspace = phantom.kspace(trajectory.k) * (n * n) ** 0.5
+    generator = torch.Generator().manual_seed(1)
+    noise = noise_std * torch.view_as_complex(torch.randn(*kspace.shape, 2, generator=generator))
+    frame = KSpaceFrame.noncartesian(kspace + noise, trajectory.k, (n, n), None, noise_std, trajectory.shot)
+    return frame, phantom
+
+
+def test_coils_from_the_centre_of_kspace_are_as_good():
+    frame, _ = spokes(60, 160, 0.01)
+    scale = image_scale(frame)
+    model = EncodingModel(frame, scale)
+    small = low_resolution(model)
+    assert small is not None and small.fourier.shape == (96, 96)
+    whole = nlinv(model, noise_std=0.01 / scale)
+    centre = nlinv_from_centre(model, noise_std=0.01 / scale, small=small)
+    inside = whole.image.abs() > 0.1
+    same = (whole.csm.conj() * centre.csm).sum(0).abs()[inside]  # 1 where they agree but for a phase
+    assert float(same.quantile(0.05)) > 0.99
+    assert model.residual_std(centre.image, centre.csm) < 1.1 * 0.01 / scale
+    assert has_unit_coils(centre, slice(None))
+
+
+def test_small_matrices_are_fitted_whole():
+    frame, _ = spokes(20, 64, 0.01)
+    assert low_resolution(EncodingModel(frame)) is None

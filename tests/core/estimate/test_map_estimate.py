@@ -87,6 +87,54 @@ def test_stops_by_tolerance_or_steps(scan, prior):
     assert short.n_steps == 7 and short.change > 0
 
 
+def test_falling_levels_lead_to_the_same_minimum(scan, prior):
+    model, start = EncodingModel(scan.frame), torch.zeros(40, 36, dtype=torch.complex64)
+    without, with_levels = (
+        map_estimate(model, prior, scan.csm, start, 0.02, 0.03, 500, 1e-5, first) for first in (None, 0.2)
+    )
+    assert (with_levels.image - without.image).norm() < 2e-3 * without.image.norm()
+    # nothing to fall from
+    at_once = map_estimate(model, prior, scan.csm, start, 0.02, 0.03, 3, 0.0, 0.03)
+    assert torch.equal(at_once.image, map_estimate(model, prior, scan.csm, start, 0.02, 0.03, 3, 0.0).image)
+
+
+def test_the_levels_alone_get_near(scan, prior):
+    model = EncodingModel(scan.frame)
+    start = (scan.csm.conj() * model.adjoint_data).sum(0)
+    goal = map_estimate(model, prior, scan.csm, start, 0.02, 0.03, 500, 1e-6).image
+    levels = map_estimate(model, prior, scan.csm, start, 0.02, 0.03, 8, 0.0, 0.2)
+    assert levels.n_steps == 8
+    assert (levels.image - goal).norm() < 0.2 * (start - goal).norm()
+
+
+def test_changes_relative_to_the_way_made(scan, prior):
+    """From near the minimum a tolerance relative to the image ends at once, one relative to the way does not."""
+    model, start = EncodingModel(scan.frame), torch.zeros(40, 36, dtype=torch.complex64)
+    goal = map_estimate(model, prior, scan.csm, start, 0.02, 0.03, 500, 1e-6).image
+    near = goal + 1e-3 * torch.randn(40, 36, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    plain = map_estimate(model, prior, scan.csm, near, 0.02, 0.03, 100, 5e-2)
+    by_way = map_estimate(model, prior, scan.csm, near, 0.02, 0.03, 100, 5e-2, origin=near)
+    assert plain.n_steps == 2 < by_way.n_steps < 100
+    assert (by_way.image - goal).norm() < 0.3 * (near - goal).norm()
+
+
+def test_steps_that_overshoot_are_corrected(scan):
+    """A prior far stiffer than it says: the first guess of the Hessian is wrong by a factor of a thousand."""
+    model = EncodingModel(scan.frame)
+
+    class Stiff:
+        def score(self, x, level):
+            return -x / level**2
+
+        def lipschitz_bound(self, level, shape):
+            return 1e-3 / level**2
+
+    found = map_estimate(model, Stiff(), scan.csm, scan.image.clone(), 0.02, 0.03, 100, 1e-5)
+    gradient = model.grad_image(found.image, scan.csm) / 0.02**2 - Stiff().score(found.image, 0.03)
+    start = model.grad_image(scan.image, scan.csm) / 0.02**2 - Stiff().score(scan.image, 0.03)
+    assert gradient.norm() < 1e-3 * start.norm() and found.n_steps < 100
+
+
 def test_reports_and_stops_on_request(scan, prior):
     model, start = EncodingModel(scan.frame), torch.zeros(40, 36, dtype=torch.complex64)
     seen = []

@@ -129,15 +129,15 @@ def test_exponents():
 @pytest.mark.parametrize("level", [0.01, 0.05, 0.3])
 def test_table_error_is_below_the_tolerance(few, level):
     table = few.table(level, tolerance=1e-5)
-    bound = table.bound[:, None].double()
+    bound = (few.half_range + 8 * few.variance(level).sqrt()).clamp_min(1.5)[:, None].double()
     u = bound * torch.linspace(-1, 1, 5001, dtype=torch.float64)
     direct = few.score(u, level)[0]
     error = (table(u) - direct).abs().amax(1) / direct.abs().amax(1)
-    # measured at 512 random points when built; a dense grid finds a little more
+    # measured at random points when built; a dense grid finds a little more
     assert float(error.max()) < 2e-5
-    outside = bound * torch.tensor([-3.0, -1.2, 1.2, 3.0], dtype=torch.float64)
+    outside = bound * torch.tensor([-9.0, -3.0, -1.2, 1.2, 3.0, 9.0], dtype=torch.float64)
     direct = few.score(outside, level)[0]
-    assert ((table(outside) - direct).abs() < 0.02 * direct.abs()).all()  # linear continuation
+    assert ((table(outside) - direct).abs() < 0.05 * direct.abs()).all()
 
 
 def tabulated_and_direct(experts, u, levels):

@@ -83,10 +83,15 @@ def test_score_is_minus_the_gradient_of_the_energy(double_prior, level, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
 def test_analysis_and_synthesis_are_adjoint(prior, chunk, dtype, monkeypatch):
     """With experts phi(u) = c_k u the score is sum_k c_k K_k^T K_k x, whatever the chunks."""
-    monkeypatch.setattr(model, "_CHUNK_BYTES", chunk)
+    monkeypatch.setattr(model, "_CHUNK_BYTES", {"cpu": chunk})
     n_filters = prior.bank.n_filters
     gains = torch.linspace(0.5, 2, n_filters)[:, None]
-    monkeypatch.setattr(prior, "_cached_table", lambda *_: lambda u, part=slice(None): gains[part] * u)
+
+    class Linear:
+        def multiply_(self, u, part):
+            return u.mul_(gains[part, :, None])
+
+    monkeypatch.setattr(prior, "_cached_table", lambda *_: Linear())
     batch = noise(3, 31, 37, dtype=dtype)
     spectra = prior.bank.spectra((31, 37))
     expected = torch.fft.ifft2((gains[:, None] * spectra.abs() ** 2).sum(0) * torch.fft.fft2(batch))
@@ -261,11 +266,14 @@ def test_caches_are_forgotten_on_request(prior, part):
 
 
 def test_caches_are_bounded(prior, monkeypatch):
-    monkeypatch.setattr(model, "_MAX_CACHED_TABLES", 3)
+    first = prior._cached_table(0.1, torch.device("cpu"), torch.float32)
+    monkeypatch.setattr(model, "_MOST_TABLE_BYTES", 3 * first.n_bytes)
     for n in range(8, 16):
-        prior.score(torch.zeros(n, n), 0.1 + n / 100)
+        prior.score(torch.zeros(n, n), 0.1 + n / 1000)
+        prior.score(torch.zeros(n, n), 0.1)  # used again and again: it stays
     assert len(prior._spectra) <= model._MAX_CACHED_SPECTRA
-    assert len(prior._tables) == 3
+    assert sum(table.n_bytes for table in prior._tables.values()) <= 3 * first.n_bytes
+    assert prior._cached_table(0.1, torch.device("cpu"), torch.float32) is first
 
 
 def test_widths_are_the_norms_of_the_filters(prior):
