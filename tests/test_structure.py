@@ -29,6 +29,7 @@ GADGET = (
     "training",
     "doctor",
     "evaluate",
+    "bench",
     "cli",
 )
 CORE = (
@@ -137,7 +138,7 @@ def test_nothing_inside_goes_through_the_package_s_own_door(package):
 
 
 def test_the_flow_of_a_scan_reconstructs_through_one_door():
-    others = ("gadget.core", "gadget.evaluate", "gadget.training", "gadget.doctor")
+    others = ("gadget.core", "gadget.evaluate", "gadget.bench", "gadget.training", "gadget.doctor")
     for name, path in modules("gadget").items():
         if name.startswith(others):
             continue

@@ -11,9 +11,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from gadget.cli import configs, doctor, evaluate, inspect, phantom, run, serve, train
+from gadget.cli import bench, configs, doctor, evaluate, inspect, phantom, run, serve, train
 
-_COMMANDS = (run, serve, phantom, train, inspect, evaluate, doctor, configs)
+_COMMANDS = (run, serve, phantom, train, inspect, evaluate, bench, doctor, configs)
 _EPILOG = """exit status: 0 ok, 2 usage or settings, 3 input, 4 transport, 5 computing, 6 output.
 Research use only, not for diagnostic use."""
 _INTERRUPTED = 130

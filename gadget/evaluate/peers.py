@@ -7,10 +7,12 @@ no regularised nlinv. Data are handed over as the same whitened frame all other 
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -84,13 +86,26 @@ def run(name: str, frame: KSpaceFrame, score: Callable[[np.ndarray], float]) -> 
         return _pics(base, frame, score, "T:3:0" if name == "bart_pics_tv" else "W:3:0")
 
 
-def _nlinv(base: Path, frame: KSpaceFrame, score: Callable[[np.ndarray], float]) -> PeerResult:
+def nlinv_by_step(frame: KSpaceFrame) -> Iterator[tuple[int, np.ndarray, float, float]]:
+    """Run nlinv with one number of Newton steps after the other: the number, magnitude, CPU and wall seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder)
+        _write_frame(base, frame)
+        yield from _nlinv_steps(base, frame)
+
+
+def _nlinv_steps(base: Path, frame: KSpaceFrame) -> Iterator[tuple[int, np.ndarray, float, float]]:
     where = ["-p", "pattern"] if frame.mask is not None else _TRAJECTORY
-    found = {}
     for steps in _NEWTON_STEPS:
+        wall, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         _bart(base, "nlinv", f"-i{steps}", *where, "kspace", f"image{steps}", f"maps{steps}")
-        image = np.abs(fit(read_cfl(base / f"image{steps}").squeeze(), frame.shape))
-        found[steps] = (score(image), image)
+        wall, after = time.perf_counter() - wall, resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        yield steps, np.abs(fit(read_cfl(base / f"image{steps}").squeeze(), frame.shape)), cpu, wall
+
+
+def _nlinv(base: Path, frame: KSpaceFrame, score: Callable[[np.ndarray], float]) -> PeerResult:
+    found = {steps: (score(image), image) for steps, image, _, _ in _nlinv_steps(base, frame)}
     best = max(found, key=lambda steps: found[steps][0])
     maps = read_cfl(base / f"maps{best}").squeeze()
     maps = maps.reshape(*maps.shape[:2], -1)
