@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from pogmdm_core.estimate.joint_start import JointStart
 
 _FEWEST_CHANNELS = 4
+# What allocations that fail say where torch has no class for it: the CPU's, the driver's, cuFFT's for its work space.
+_OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUFFT_ALLOC_FAILED")
 _LADDER = ("SMALLER_BATCH", "FEWER_CHANNELS", "ON_CPU")
 
 
@@ -160,7 +162,7 @@ def _attempt(
         return None, "memory"
     except RuntimeError as error:  # torch has no class of its own for these in all versions
         text = str(error)
-        if "DefaultCPUAllocator" in text:
+        if any(words in text for words in _OUT_OF_MEMORY):
             return None, "memory"
         if text.startswith("CUDA error"):
             return None, "lost"
@@ -193,4 +195,7 @@ def _free_memory() -> None:
 
     gc.collect()
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        try:
+            torch.cuda.empty_cache()
+        except RuntimeError as error:  # of a card that is lost; the CPU is still there
+            logs.get().warning("the card's memory could not be freed: %s", str(error).splitlines()[0])

@@ -67,7 +67,7 @@ def reconstruct(
     frame
         Whitened k-space; see `KSpaceFrame`.
     prior
-        From `load_prior`. It is moved to the device of the settings.
+        From `load_prior`. A copy is used where the device of the settings is another.
     settings
         See `Settings`; None for the defaults.
     progress
@@ -98,11 +98,12 @@ def reconstruct(
     device = choose_device(settings.device)
     frame, prior = frame.to(device), prior.to(device)
     run = Run(progress, should_stop)
-    noise = against_kspace(frame)
-    scale = image_scale(frame)
-    if scale == 0:
-        return _no_signal(frame, noise.std)
-    model = EncodingModel(frame, scale)
+    with run.timed("setting up"):
+        noise = against_kspace(frame)
+        scale = image_scale(frame)
+        if scale == 0:
+            return _no_signal(frame, noise.std)
+        model = EncodingModel(frame, scale)
 
     with run.timed("warm start"):
         start = joint_start(model, settings.coils, noise.std / scale, run) if start is None else start.to(device)

@@ -77,6 +77,7 @@ class Emitter:
             "DataResidual": f"{result.data_residual:.4f}",
             "Status": result.status.value,
             "Duration": f"{sum(result.seconds.values()):.2f}",
+            "DurationByStage": _listed({stage.replace(" ", "_"): seconds for stage, seconds in result.seconds.items()}),
         }
         phase = _numpy(result.phase)
         turn = np.exp(1j * phase)

@@ -12,6 +12,7 @@ Source: Nagler, Zach & Pock, arXiv 2501.08662, eqs. 1-4; Zach et al., arXiv 2310
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections import OrderedDict
 
@@ -56,6 +57,19 @@ class ProductPrior(torch.nn.Module):
         self._spectra: OrderedDict[tuple[object, ...], torch.Tensor] = OrderedDict()
         self._tables: OrderedDict[tuple[object, ...], ScoreTable] = OrderedDict()
         self._warned: set[str] = set()
+        self._copies: dict[torch.device, ProductPrior] = {}
+
+    def to(self, device: torch.device | str) -> ProductPrior:  # type: ignore[override]
+        """Return the same on a device. This one stays where it is: a card may be lost, and its memory with it."""
+        device = torch.device(device)
+        if device == self.experts.width.device:
+            return self
+        if device not in self._copies:
+            other = ProductPrior(copy.deepcopy(self.bank), copy.deepcopy(self.experts), self.level_range, self.name)
+            other.sha256 = self.sha256
+            torch.nn.Module.to(other, device)
+            self._copies[device] = other
+        return self._copies[device]
 
     @property
     def n_parameters(self) -> int:
@@ -68,9 +82,10 @@ class ProductPrior(torch.nn.Module):
         self.experts.width.copy_(filter_norms(self.bank.spectra(_WIDTH_GRID)))
 
     def forget_caches(self) -> None:
-        """Drop cached spectra and tables; needed after parameters changed."""
+        """Drop cached spectra, tables and copies on other devices; needed after parameters changed."""
         self._spectra.clear()
         self._tables.clear()
+        self._copies.clear()
 
     @torch.no_grad()
     def score(self, x: torch.Tensor, level: float) -> torch.Tensor:

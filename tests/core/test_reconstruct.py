@@ -74,7 +74,7 @@ def test_a_complete_result(result, scan):
     assert torch.allclose(result.csm.abs().square().sum(0).sqrt(), torch.ones(()), atol=1e-4)
     assert (result.n_samples, result.n_steps) == (3, 4)
     assert result.noise_std == scan.frame.noise_std
-    assert set(result.seconds) == {"warm start", "MAP", "samples"}
+    assert set(result.seconds) == {"setting up", "warm start", "MAP", "samples"}
     assert result.warnings == ()
 
 

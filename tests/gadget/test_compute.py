@@ -80,7 +80,14 @@ def test_fewer_channels_begin_with_a_start_of_their_own(gpu):
 
 @pytest.mark.fault("F49")
 @pytest.mark.parametrize(
-    "error", [OUT_OF_MEMORY, MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")]
+    "error",
+    [
+        OUT_OF_MEMORY,
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+        RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED"),
+    ],
 )
 def test_the_end_of_the_ladder_is_an_error(error, gpu):
     failing = Failing(error, 99)
@@ -108,6 +115,16 @@ def test_a_lost_device_gets_one_retry_on_the_cpu(gpu):
     assert result.warnings == ("ON_CPU",)
     with pytest.raises(ComputeError, match="E503"):
         run(Failing(lost, 99))
+
+
+@pytest.mark.fault("F50")
+def test_a_lost_device_whose_memory_cannot_be_freed(gpu, monkeypatch, caplog):
+    def dead():
+        raise RuntimeError("CUDA error: unspecified launch failure\nmore")
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", dead)
+    result = run(Failing(RuntimeError("CUDA error: unspecified launch failure"), 1))
+    assert result.warnings == ("ON_CPU",)
 
 
 def test_other_errors_are_not_taken_for_memory():

@@ -350,3 +350,14 @@ def test_a_prior_of_ones_own_needs_the_members_of_the_protocol_only():
     settings = pogmdm_core.Settings(n_samples=2, n_steps=3, map={"steps": 5}, device="cpu")
     result = pogmdm_core.reconstruct(scan.frame, Flat(), settings)
     assert result.std is not None and bool(torch.isfinite(result.std).all())
+
+
+def test_a_copy_goes_to_the_device_and_the_prior_stays(prior):
+    assert prior.to("cpu") is prior
+    elsewhere = prior.to("meta")
+    assert elsewhere is prior.to(torch.device("meta"))
+    assert {p.device.type for p in elsewhere.parameters()} == {"meta"}
+    assert {p.device.type for p in prior.parameters()} == {"cpu"}
+    assert (elsewhere.name, elsewhere.sha256, elsewhere.level_range) == (prior.name, prior.sha256, prior.level_range)
+    prior.forget_caches()
+    assert prior.to("meta") is not elsewhere
