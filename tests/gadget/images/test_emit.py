@@ -135,7 +135,8 @@ def test_meta_survives_the_wire():
     own = {k.removeprefix("POGMDM_"): v for k, v in std.meta.items() if k.startswith("POGMDM_")}
     assert set(own) >= {
         "Version", "WeightsSha256", "SettingsHash", "Seed", "NSamples", "NSteps", "Estimate", "UncertaintyMethod",
-        "NoiseWhitened", "NoiseStd", "DataResidual", "Status", "Warnings", "UnitsOfStd", "Duration", "DurationByStage", "Trajectory",
+        "NoiseWhitened", "NoiseStd", "DataResidual", "Status", "Warnings", "UnitsOfStd", "Duration",
+        "DurationByStage", "Trajectory",
     }  # fmt: skip
     assert (own["NSamples"], own["Status"], own["NoiseWhitened"], own["Trajectory"]) == ("3", "ok", "True", "cartesian")
 
