@@ -7,7 +7,7 @@ set of names from XML property to sampler.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from typing_extensions import Self  # pydantic's own; in typing from Python 3.11 on
@@ -115,8 +115,10 @@ class MapSettings(Section):
 class CoilSettings(Section):
     """Coil sensitivities: how they are found and whether they move during sampling."""
 
-    n_virtual: int | None = Field(
-        None, ge=1, le=256, description="compress to this many virtual coils after whitening; empty: all"
+    n_virtual: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] | None = Field(
+        None,
+        description="compress to this many virtual coils after whitening; auto: to those that hold 99.9 % of the "
+        "signal, which is faster and costs up to 0.6 dB; empty: all",
     )
     init: Literal["nlinv", "zero_filled", "acs"] = Field(
         "nlinv", description="warm start: joint Gauss-Newton estimate, zero-filled (paper), or k-space centre"

@@ -71,6 +71,7 @@ class Emitter:
             "UncertaintyMethod": result.uncertainty_method,
             "UncertaintyScales": _listed(result.uncertainty),
             "UncertaintyIntervals": _listed(result.interval_factors) if result.std is not None else "none",
+            "Channels": len(result.csm),
             "NoiseStd": f"{result.noise_std:.6g}",
             "NoiseLevel": f"{result.noise_level:.6g}",
             "PriorWeight": f"{result.prior_weight:g}",

@@ -22,6 +22,8 @@ from gadget.scan.frames import AcquiredFrame, FrameKey
 from gadget.scan.geometry import Encoding
 
 if TYPE_CHECKING:
+    import torch
+
     from gadget.settings.schema import GadgetSettings
     from pogmdm_core import KSpaceFrame
     from pogmdm_core.estimate.joint_start import JointStart
@@ -107,9 +109,10 @@ def prepare(acquired: AcquiredFrame, whitener: Whitener | None, settings: Gadget
         warnings += ["NOT_WHITENED", "NOISE_SCALE_MISMATCH"]
         frame, whitener, whitened_upstream = replace(frame, noise_std=None), None, False
     n_coils, most = frame.n_coils, settings.limits.max_coils
-    if n_coils > min(most, settings.coils.n_virtual or most):
-        frame = compressed(frame, min(most, settings.coils.n_virtual or most))
-        if settings.coils.n_virtual is None:
+    wanted = _virtual_channels(frame) if settings.coils.n_virtual == "auto" else settings.coils.n_virtual or n_coils
+    if n_coils > min(most, wanted):
+        frame = compressed(frame, min(most, wanted))
+        if wanted > most:
             logs.get().warning("%s: %d channels are compressed to limits.max_coils = %d", acquired.key, n_coils, most)
             warnings.append("COMPRESSED")
     acceleration = frame.acceleration
@@ -145,14 +148,26 @@ def _is_another_scale(frame: KSpaceFrame) -> bool:
     return too_loud or "NOISE_SCALE_MISMATCH" in level.warnings
 
 
+def _virtual_channels(frame: KSpaceFrame) -> int:
+    """How many virtual channels hold the signal; all where it has none."""
+    from pogmdm_core.measurement.noise import channels_with_signal
+    from pogmdm_core.measurement.noise_check import against_kspace
+
+    return channels_with_signal(_samples(frame), against_kspace(frame).std)
+
+
+def _samples(frame: KSpaceFrame) -> torch.Tensor:
+    """What was measured, `(coil, n)`."""
+    return frame.kspace if frame.mask is None else frame.kspace[:, frame.mask]
+
+
 def compressed(frame: KSpaceFrame, n_virtual: int) -> KSpaceFrame:
     """Keep the `n_virtual` combinations of whitened channels with most signal; noise stays white."""
     import torch
 
     from pogmdm_core.measurement.noise import compression_matrix
 
-    samples = frame.kspace if frame.mask is None else frame.kspace[:, frame.mask]
-    matrix, _ = compression_matrix(samples, n_virtual)
+    matrix, _ = compression_matrix(_samples(frame), n_virtual)
     return replace(frame, kspace=torch.tensordot(matrix.to(torch.complex64), frame.kspace, dims=1))
 
 

@@ -95,6 +95,26 @@ def compression_matrix(samples: torch.Tensor, n_virtual: int) -> tuple[torch.Ten
     return vectors[:, order].mH, kept
 
 
+def channels_with_signal(samples: torch.Tensor, noise_std: float, share: float = 0.999) -> int:
+    """Fewest virtual channels (`compression_matrix`) that hold a share of the signal energy; all where there is none.
+
+    Parameters
+    ----------
+    samples
+        Whitened samples, complex `(coil, n)`.
+    noise_std
+        Noise per real/imaginary part.
+    share
+        In (0, 1).
+    """
+    samples = samples.to(torch.complex128)
+    energy = torch.linalg.eigvalsh(samples @ samples.mH).flip(0) - 2 * noise_std**2 * samples.shape[1]
+    signal = energy.clamp_min(0).cumsum(0)
+    if float(signal[-1]) == 0:
+        return len(signal)
+    return min(len(signal), int((signal < share * signal[-1]).sum()) + 1)
+
+
 def estimate_frame_noise(frame: KSpaceFrame) -> float:
     """Noise per real/imaginary part of a k-space sample, from the quietest part of the outer half of k-space.
 

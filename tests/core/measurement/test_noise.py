@@ -3,7 +3,13 @@ import torch
 
 from pogmdm_core.errors import DataError
 from pogmdm_core.frame import KSpaceFrame
-from pogmdm_core.measurement.noise import compression_matrix, estimate_frame_noise, noise_covariance, whitening_matrix
+from pogmdm_core.measurement.noise import (
+    channels_with_signal,
+    compression_matrix,
+    estimate_frame_noise,
+    noise_covariance,
+    whitening_matrix,
+)
 
 
 def coloured(n_coils, n, seed=0):
@@ -121,3 +127,19 @@ def test_noise_estimate_ignores_signal_at_the_centre():
     mask = torch.ones(64, 64, dtype=torch.bool)
     assert estimate_frame_noise(KSpaceFrame.cartesian(kspace, mask)) == pytest.approx(1, rel=0.1)
     assert estimate_frame_noise(KSpaceFrame.cartesian(torch.zeros_like(kspace), mask)) == 0
+
+
+def test_channels_with_signal_are_those_above_the_noise():
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape):
+        return torch.view_as_complex(torch.randn(*shape, 2, generator=generator))
+
+    noise = 0.01 * random(8, 4000)
+    mixing, _ = torch.linalg.qr(random(8, 8))
+    sources = torch.tensor([1.0, 0.5, 0.2, 0.02])[:, None] * random(4, 4000)
+    samples = mixing[:, :4] @ sources + noise
+    assert channels_with_signal(samples, 0.01) == 3  # the fourth holds 0.03 %
+    assert channels_with_signal(samples, 0.01, share=0.9999) == 4
+    assert channels_with_signal(samples, 0.01, share=0.7) == 1
+    assert channels_with_signal(noise, 0.02) == 8  # nothing to go by

@@ -136,7 +136,7 @@ def test_meta_survives_the_wire():
     assert set(own) >= {
         "Version", "WeightsSha256", "SettingsHash", "Seed", "NSamples", "NSteps", "Estimate", "UncertaintyMethod",
         "NoiseWhitened", "NoiseStd", "DataResidual", "Status", "Warnings", "UnitsOfStd", "Duration",
-        "DurationByStage", "Trajectory",
+        "DurationByStage", "Trajectory", "Channels",
     }  # fmt: skip
     assert (own["NSamples"], own["Status"], own["NoiseWhitened"], own["Trajectory"]) == ("3", "ok", "True", "cartesian")
 

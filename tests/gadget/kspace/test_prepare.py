@@ -199,6 +199,24 @@ def test_channels_are_compressed_after_whitening():
 
 
 @pytest.mark.fault("F39")
+def test_as_many_channels_as_hold_the_signal():
+    """Sixteen channels that see only three different things."""
+    scan = Scan(n_coils=16, noise_std=0.005)
+    acquisitions = scan.acquisitions()
+    mixed = np.linspace(0.5, 1.5, 16)[:, None] ** np.arange(3)
+    generator = np.random.default_rng(0)
+    for acq in acquisitions:
+        if acq.is_flag_set(ismrmrd.ACQ_IS_NOISE_MEASUREMENT):
+            continue
+        noise = generator.normal(size=(2, *acq.data.shape))
+        acq.data[:] = mixed @ acq.data[:3] + 0.005 * (noise[0] + 1j * noise[1])
+    auto = prepared_of(scan, acquisitions, **{"coils.n_virtual": "auto", "noise.whiten": "off"})
+    assert 1 <= auto.frame.n_coils <= 3
+    assert prepared_of(scan, acquisitions, **{"noise.whiten": "off"}).frame.n_coils == 16
+    assert "COMPRESSED" not in auto.warnings
+
+
+@pytest.mark.fault("F39")
 def test_more_channels_than_the_limit_are_compressed_and_the_image_says_so(caplog):
     """128 channels: the noise level stays, nearly all signal is kept."""
     scan = Scan(n_coils=128, noise_std=0.02)
