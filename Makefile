@@ -1,4 +1,4 @@
-# make demo   simulate a radial scan (45 spokes), reconstruct it through the gadget, leave images in demo/
+# make demo   simulate a radial scan (36 spokes), reconstruct it through the gadget, leave images in demo/
 # make test   ruff, mypy and the test suite
 # make test-oldest   what speaks MRD, with the oldest numpy and ismrmrd that setup.cfg allows, in .venv-oldest
 # Both work in .venv, made on first use; the Python it is made from is left alone.
@@ -13,7 +13,7 @@ DEMO_PRESET ?= fast
 
 demo: $(VENV)/.installed
 	mkdir -p demo
-	$(BIN)/pogmdm phantom demo/scan.h5 --trajectory radial --shots 45 --matrix 256 --coils 8 --truth --overwrite
+	$(BIN)/pogmdm phantom demo/scan.h5 --trajectory radial --shots 36 --matrix 192 --coils 8 --truth --overwrite
 	$(BIN)/pogmdm run demo/scan.h5 -o demo/recon.h5 --preset $(DEMO_PRESET) --png demo --html demo/report.html --overwrite
 	@echo
 	@echo "all on one page:      $(CURDIR)/demo/report.html"

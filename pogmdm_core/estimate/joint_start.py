@@ -159,12 +159,17 @@ def nlinv_from_centre(
 
 
 def low_resolution(model: EncodingModel) -> EncodingModel | None:
-    """Model of the centre of non-Cartesian k-space; None where that would spare little."""
+    """Model of the centre of non-Cartesian k-space; None where that would spare little, or little was sampled there."""
     shape = model.fourier.shape
-    small = [min(n, max(_LEAST_MATRIX, good_length(n // 3))) for n in shape]
-    if 2 * small[0] * small[1] > shape[0] * shape[1]:
+    ny, nx = (min(n, max(_LEAST_MATRIX, good_length(n // 3))) for n in shape)
+    if 2 * ny * nx > shape[0] * shape[1]:
         return None
-    return EncodingModel(model.frame.centre((small[0], small[1])), model.scale)
+    cells = model.frame.sampled_cells
+    first_y, first_x = shape[0] // 2 - ny // 2, shape[1] // 2 - nx // 2
+    share = cells[first_y : first_y + ny, first_x : first_x + nx].double().mean()
+    if share < cells.double().mean():
+        return None
+    return EncodingModel(model.frame.centre((ny, nx)), model.scale)
 
 
 def _fit(

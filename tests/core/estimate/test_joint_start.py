@@ -237,3 +237,10 @@ def test_coils_from_the_centre_of_kspace_are_as_good():
 def test_small_matrices_are_fitted_whole():
     frame, _ = spokes(20, 64, 0.01)
     assert low_resolution(EncodingModel(frame)) is None
+
+
+def test_without_samples_at_the_centre_all_of_kspace_is_fitted():
+    frame, _ = spokes(60, 160, 0.01)
+    outer = torch.hypot(*frame.positions) > 60
+    assert low_resolution(EncodingModel(frame.subset(outer))) is None
+    assert low_resolution(EncodingModel(frame.subset(~outer))) is not None
