@@ -6,13 +6,14 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 
 from gadget.bench.scans import BenchScan
 from gadget.evaluate import peers
+from gadget.evaluate.clock import cpu_seconds
 from gadget.evaluate.metrics import Reference, scaled_psnr, uncertainty_metrics
 from gadget.settings.load import load
 from pogmdm_core import KSpaceFrame, load_prior, reconstruct
@@ -27,7 +28,6 @@ from pogmdm_core.reconstruction import image_scale
 _REPEATS = 5
 _LEVEL = 0.05
 _DIRECT_ROWS = 8  # of an image: a direct evaluation is too slow for all of them
-PRESETS = ("image", "fast", "default")
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,6 @@ class Timing:
     cpu_s: float
     psnr_db: float | None = None
     note: str = ""
-
-    def as_dict(self) -> dict[str, object]:
-        """For JSON."""
-        return asdict(self)
 
 
 def measure(scan: BenchScan, presets: Sequence[str], device: str, with_peers: bool = True) -> Iterator[Timing]:
@@ -142,12 +138,6 @@ def _timed(label: str, what: str, device: torch.device, call: Callable[[], objec
         walls.append(time.perf_counter() - begin)
         cpus.append(cpu_seconds() - cpu)
     return Timing(label, what, statistics.median(walls[1:]), statistics.median(cpus[1:]))
-
-
-def cpu_seconds(who: int = resource.RUSAGE_SELF) -> float:
-    """User and system time of this process (or of its children) so far."""
-    used = resource.getrusage(who)
-    return used.ru_utime + used.ru_stime
 
 
 def _peak_bytes() -> int:

@@ -9,11 +9,12 @@ import torch
 
 from gadget.evaluate.data import object_mask
 from gadget.evaluate.metrics import Reference
+from gadget.phantom.sampling import sampled_lines
 from pogmdm_core import KSpaceFrame
 from pogmdm_core.measurement import trajectories
 from pogmdm_core.measurement.phantom import Phantom
 
-_CENTRE_SHARE = 0.08
+_ACCELERATION = 4.0
 
 
 @dataclass(frozen=True)
@@ -44,23 +45,13 @@ class BenchScan:
             k, shot = trajectories.radial(self.n_spokes, self.shape, n_read=2 * max(self.shape))
             samples = self._noisy(phantom.kspace(k) * (ny * nx) ** 0.5)
             return KSpaceFrame.noncartesian(samples, k, self.shape, None, self.noise or None, shot), reference
-        mask = _lines(ny)[:, None].expand(ny, nx)
+        mask = torch.zeros(self.shape, dtype=torch.bool)
+        mask[torch.from_numpy(sampled_lines(ny, _ACCELERATION, seed=0)[0])] = True
         return KSpaceFrame.cartesian(self._noisy(phantom.cartesian(self.shape)), mask, self.noise or None), reference
 
     def _noisy(self, clean: torch.Tensor) -> torch.Tensor:
         noise = torch.randn(*clean.shape, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
         return (clean + self.noise * torch.view_as_complex(noise)).to(torch.complex64)
-
-
-def _lines(n: int) -> torch.Tensor:
-    """A quarter of n lines: 8 % in the middle, the others at random, bool `(n,)`."""
-    n_centre = round(_CENTRE_SHARE * n)
-    kept = torch.zeros(n, dtype=torch.bool)
-    kept[(n - n_centre) // 2 : (n - n_centre) // 2 + n_centre] = True
-    outer = torch.nonzero(~kept).squeeze(1)
-    order = torch.randperm(len(outer), generator=torch.Generator().manual_seed(0))
-    kept[outer[order[: round(n / 4) - n_centre]]] = True
-    return kept
 
 
 SCANS = {

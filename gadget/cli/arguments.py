@@ -62,3 +62,8 @@ def whole_number(low: int, high: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Type of an argument that is a list: what stands between its commas, each once."""
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from gadget.cli.arguments import Commands, command
+from gadget.cli.arguments import Commands, command, names, whole_number
 
 _SCANS = ("cartesian320", "cartesian640", "radial320")
 _PRESETS = ("image", "fast", "default")
@@ -24,12 +25,14 @@ def add(commands: Commands) -> None:
         "pogmdm bench --scans cartesian320 --json bench.json",
     )
     parser.add_argument("--device", default="cpu", metavar="D", help="cpu or cuda[:n] (default: %(default)s)")
-    parser.add_argument("--threads", type=_at_least_one, default=1, metavar="N", help="on a CPU (default: %(default)s)")
+    parser.add_argument(
+        "--threads", type=whole_number(1, 1024), default=1, metavar="N", help="on a CPU (default: %(default)s)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     for name, choices in (("scans", _SCANS), ("presets", _PRESETS)):
         parser.add_argument(
             f"--{name}",
-            type=partial(_names, choices),
+            type=partial(_known_names, choices),
             default=choices,
             metavar="LIST",
             help=f"of {', '.join(choices)} (default: all)",
@@ -37,18 +40,12 @@ def add(commands: Commands) -> None:
     parser.add_argument("--no-peers", action="store_true", help="leave BART out")
 
 
-def _names(known: tuple[str, ...], text: str) -> tuple[str, ...]:
-    names = tuple(filter(None, text.split(",")))
-    for name in names:
+def _known_names(known: tuple[str, ...], text: str) -> tuple[str, ...]:
+    found = names(text)
+    for name in found:
         if name not in known:
             raise argparse.ArgumentTypeError(f"{name[:40]!r} is none of {', '.join(known)}")
-    return names
-
-
-def _at_least_one(text: str) -> int:
-    if not text.isdigit() or not 1 <= int(text) <= 1024:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number from 1 to 1024")
-    return int(text)
+    return found
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -65,7 +62,7 @@ def _run(args: argparse.Namespace) -> int:
     found = []
     for scan in args.scans:
         for timing in measure(SCANS[scan], args.presets, str(device), not args.no_peers):
-            found.append(timing.as_dict())
+            found.append(asdict(timing))
             psnr = "" if timing.psnr_db is None else f"{timing.psnr_db:6.2f} dB"
             figures = f"{timing.wall_s:10.4f} s {timing.cpu_s:10.4f} CPU s {psnr:9}"
             sys.stdout.write(f"{timing.scan:24} {timing.what:40} {figures}  {timing.note}\n")

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from gadget.cli.arguments import Commands, command
+from gadget.cli.arguments import Commands, command, names
 
 
 def add(commands: Commands) -> None:
@@ -21,7 +21,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("data", metavar="DATA", nargs="+", type=Path, help="fully sampled Cartesian ISMRMRD files")
     parser.add_argument(
         "--patterns",
-        type=_names,
+        type=names,
         default=("cartesian4", "cartesian4h", "radial", "spiral", "gaussian8"),
         metavar="P,P",
         help="cartesian4 (8%% central lines), cartesian4_acs4 (4%%), cartesian4h (transposed), radial6 (or radial), "
@@ -29,7 +29,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument(
         "--methods",
-        type=_names,
+        type=names,
         default=("zf", "nlinv", "tv", "pogmdm"),
         metavar="M,M",
         help="zf, nlinv, tv, pogmdm, pogmdm:PRESET, and with BART on the PATH bart_nlinv, bart_ecalib, bart_pics_tv, "
@@ -38,7 +38,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--seeds", type=_numbers, default=(0,), metavar="S,S", help="of masks and noise (default: 0)")
     parser.add_argument(
         "--truth",
-        type=_names,
+        type=names,
         default=("real",),
         metavar="T,T",
         help="real: the scan's own samples against the full scan; synthetic: noise-free coil combination with fresh "
@@ -77,12 +77,8 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-
-
 def _numbers(text: str) -> tuple[int, ...]:
-    names = _names(text)
-    if not names or not all(name.isdigit() for name in names):
+    found = names(text)
+    if not found or not all(name.isdigit() for name in found):
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers, e.g. 0,1,2")
-    return tuple(int(name) for name in names)
+    return tuple(int(name) for name in found)

@@ -7,7 +7,6 @@ extended until the best is not at its edge); pogmdm gets its shipped presets as 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 
 from gadget.evaluate import peers, sigpy_peer
+from gadget.evaluate.clock import cpu_seconds
 from gadget.evaluate.metrics import scaled_psnr
 from gadget.evaluate.oracle import best_on_grid
 from gadget.evaluate.truth import Case
@@ -88,15 +88,10 @@ def fingerprint(name: str) -> str:
 
 def run(name: str, case: Case) -> MethodResult:
     """Run a method on a case."""
-    begin = _cpu_seconds()
+    begin = cpu_seconds()
     base, _, preset = name.partition(":")
     found = _TABLE[base](case, preset)
-    return MethodResult(found.image, found.std, found.interval_factors, found.csm, _cpu_seconds() - begin, found.note)
-
-
-def _cpu_seconds() -> float:
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+    return MethodResult(found.image, found.std, found.interval_factors, found.csm, cpu_seconds() - begin, found.note)
 
 
 def _zero_filled(case: Case, _: str) -> MethodResult:

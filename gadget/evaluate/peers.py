@@ -7,7 +7,6 @@ no regularised nlinv. Data are handed over as the same whitened frame all other 
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import subprocess
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gadget.evaluate.clock import cpu_seconds
 from gadget.evaluate.oracle import best_on_grid
 from gadget.fourier import centred_fft, centred_ifft
 from pogmdm_core import KSpaceFrame
@@ -97,10 +97,9 @@ def nlinv_by_step(frame: KSpaceFrame) -> Iterator[tuple[int, np.ndarray, float, 
 def _nlinv_steps(base: Path, frame: KSpaceFrame) -> Iterator[tuple[int, np.ndarray, float, float]]:
     where = ["-p", "pattern"] if frame.mask is not None else _TRAJECTORY
     for steps in _NEWTON_STEPS:
-        wall, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+        wall, cpu = time.perf_counter(), cpu_seconds()
         _bart(base, "nlinv", f"-i{steps}", *where, "kspace", f"image{steps}", f"maps{steps}")
-        wall, after = time.perf_counter() - wall, resource.getrusage(resource.RUSAGE_CHILDREN)
-        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        wall, cpu = time.perf_counter() - wall, cpu_seconds() - cpu
         yield steps, np.abs(fit(read_cfl(base / f"image{steps}").squeeze(), frame.shape)), cpu, wall
 
 

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 
 from pogmdm_core.estimate.conjugate_gradient import conjugate_gradient
 from pogmdm_core.measurement.encoding import EncodingModel, coils_together
+from pogmdm_core.measurement.fourier import Fourier
 
 _SMOOTH_A, _SMOOTH_B = 220.0, 32.0
 _LEAST_WEIGHT = 1e-5  # of a coefficient that is kept
@@ -40,49 +42,64 @@ def gauss_newton(
     scale = _DATA_NORM / float(torch.linalg.vector_norm(b))
     b = b * scale
     smooth = SmoothCoils(fourier.shape, full_shape or fourier.shape, b.device)
-    n_pixels = b[0].numel()
-
-    def parts(d: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return d[:n_pixels].view(b.shape[1:]), d[n_pixels:].view(len(b), *smooth.shape)
-
-    n_unknowns = n_pixels + len(b) * smooth.shape[0] * smooth.shape[1]
-    state = b.new_zeros(n_unknowns)
-    state[:n_pixels] = 1.0
+    # unknowns in one vector: the image's pixels, then the coefficients of the coils
+    state = b.new_zeros(smooth.n_unknowns(len(b)))
+    image, _ = smooth.split(state)
+    image.fill_(1.0)
     alpha = 1.0
     while True:
-        x, chat = parts(state)
-        c = smooth.forward(chat)
-
-        def derivative_adjoint(
-            seen_of: Callable[[slice], torch.Tensor], x: torch.Tensor = x, c: torch.Tensor = c
-        ) -> torch.Tensor:
-            """Adjoint of the derivative at (x, c) of coil images that `seen_of` makes, a few coils at a time."""
-            found = b.new_zeros(n_unknowns)
-            dx, dchat = parts(found)
-            for part in coils_together(len(c), x):
-                y = seen_of(part)
-                for image, coil in zip(y, c[part], strict=True):
-                    dx.addcmul_(image, coil.conj())
-                dchat[part] = smooth.adjoint(y.mul_(x.conj()))
-            return found
-
-        def normal(d: torch.Tensor, x: torch.Tensor = x, c: torch.Tensor = c, alpha: float = alpha) -> torch.Tensor:
-            dx, dchat = parts(d)
-
-            def seen(part: slice) -> torch.Tensor:
-                return fourier.normal(smooth.forward(dchat[part]).mul_(x).addcmul_(c[part], dx))
-
-            return derivative_adjoint(seen, x, c).add_(d, alpha=alpha)
-
-        def misfit(part: slice, x: torch.Tensor = x, c: torch.Tensor = c) -> torch.Tensor:
-            return b[part] - fourier.normal(x * c[part])
-
-        right = derivative_adjoint(misfit) - alpha * state
-        update = conjugate_gradient(normal, right, None, cg_steps, _CG_TOLERANCE, n_axes=1, should_stop=should_stop)
+        x, chat = smooth.split(state)
+        at = _Derivative(fourier, smooth, x, smooth.forward(chat))
+        right = at.adjoint(partial(at.misfit, b)) - alpha * state
+        update = conjugate_gradient(
+            partial(at.normal, damping=alpha),
+            right,
+            None,
+            cg_steps,
+            _CG_TOLERANCE,
+            n_axes=1,
+            should_stop=should_stop,
+        )
         state = state + update
         alpha /= 2
-        x, chat = parts(state)
+        x, chat = smooth.split(state)
         yield x / scale, smooth.forward(chat)
+
+
+class _Derivative:
+    """DF, the derivative of F(x, c) by image and coefficients, at an image `(y, x)` and coils `(coil, y, x)`.
+
+    What belongs to coil images is handled a few coils at once.
+    """
+
+    def __init__(self, fourier: Fourier, smooth: SmoothCoils, x: torch.Tensor, c: torch.Tensor) -> None:
+        self._fourier, self._smooth, self._x, self._c = fourier, smooth, x, c
+        # kept, for every conjugate-gradient step multiplies by them
+        self._x_conjugate, self._c_conjugate = x.conj().resolve_conj(), c.conj().resolve_conj()
+
+    def adjoint(self, seen: Callable[[slice], torch.Tensor]) -> torch.Tensor:
+        """Adjoint without F^H, of the coil images `(some, y, x)` that `seen` makes: one vector of unknowns."""
+        found = self._x.new_zeros(self._smooth.n_unknowns(len(self._c)))
+        dx, dchat = self._smooth.split(found)
+        for part in coils_together(len(self._c), self._x):
+            y = seen(part)
+            for image, coil in zip(y, self._c_conjugate[part], strict=True):
+                dx.addcmul_(image, coil)
+            dchat[part] = self._smooth.adjoint(y.mul_(self._x_conjugate))
+        return found
+
+    def misfit(self, b: torch.Tensor, part: slice) -> torch.Tensor:
+        """F^H (z - F(x, c)) of some coils, with b = F^H z of all."""
+        return b[part] - self._fourier.normal(self._x * self._c[part])
+
+    def normal(self, d: torch.Tensor, damping: float) -> torch.Tensor:
+        """(DF^H DF + damping) d."""
+        dx, dchat = self._smooth.split(d)
+
+        def seen(part: slice) -> torch.Tensor:
+            return self._fourier.normal(self._smooth.forward(dchat[part]).mul_(self._x).addcmul_(self._c[part], dx))
+
+        return self.adjoint(seen).add_(d, alpha=damping)
 
 
 class SmoothCoils:
@@ -118,6 +135,15 @@ class SmoothCoils:
         weight = (1 + _SMOOTH_A * (ky[:, None] ** 2 + kx[None, :] ** 2)) ** (-_SMOOTH_B / 2)
         self._rows, self._columns = (at.to(device) for at in kept)
         self._weight = weight.to(device, torch.float32)
+
+    def n_unknowns(self, n_coils: int) -> int:
+        """Pixels of an image and coefficients of its coils."""
+        return math.prod(self._image_shape) + n_coils * math.prod(self.shape)
+
+    def split(self, unknowns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Views of a vector of unknowns: image `(y, x)` and coefficients `(coil, my, mx)`."""
+        n_pixels = math.prod(self._image_shape)
+        return unknowns[:n_pixels].view(self._image_shape), unknowns[n_pixels:].view(-1, *self.shape)
 
     def forward(self, chat: torch.Tensor) -> torch.Tensor:
         """Coefficients `(coil, my, mx)` to coils `(coil, y, x)`."""

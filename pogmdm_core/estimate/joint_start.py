@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 
@@ -77,9 +76,14 @@ def joint_start(model: EncodingModel, settings: CoilSettings, noise_std: float, 
         start = acs_start(model)
     else:
         report = run.reporter("warm start")
-        small = None if model.frame.is_cartesian else low_resolution(model)
-        make = nlinv if small is None else partial(nlinv_from_centre, small=small)
-        start = make(model, settings.newton_steps, noise_std=noise_std, report=report, should_stop=run.should_stop)
+        start = nlinv(
+            model,
+            settings.newton_steps,
+            noise_std=noise_std,
+            report=report,
+            should_stop=run.should_stop,
+            centre=low_resolution(model),
+        )
     start = smooth_phase_into_coils(start)
     if bool(torch.isfinite(torch.view_as_real(start.csm * start.image)).all()):
         return start
@@ -94,6 +98,7 @@ def nlinv(
     noise_std: float = 0.0,
     report: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    centre: EncodingModel | None = None,
 ) -> JointStart:
     """Estimate image and coils jointly.
 
@@ -117,33 +122,16 @@ def nlinv(
         loses 2 dB in two steps).
     report, should_stop
         Called with (step, n_steps); asked within and between steps, what is reached by then is returned.
-    """
-    return _unit_coils(*_fit(model, n_steps, cg_steps, noise_std, model.fourier.shape, report, should_stop))
-
-
-def nlinv_from_centre(
-    model: EncodingModel,
-    n_steps: int = 16,
-    cg_steps: int = 60,
-    noise_std: float = 0.0,
-    report: Callable[[int, int], None] | None = None,
-    should_stop: Callable[[], bool] | None = None,
-    *,
-    small: EncodingModel,
-) -> JointStart:
-    """Estimate coils from the centre of k-space, where smooth coils show, then the image with them from all of it.
-
-    Off the grid the estimate at full matrix takes ten times as long, and its coils are no better. On a grid sampled in
-    lines they are: what tells coils from aliasing is spread over the readout's whole bandwidth there.
-
-    Parameters
-    ----------
-    small
-        From `low_resolution`; the others as in `nlinv`.
+    centre
+        From `low_resolution`: the coils come from it, and the image with them from `model`. Off the grid the estimate
+        at full matrix takes ten times as long, and its coils are no better. On a grid sampled in lines they are: what
+        tells coils from aliasing is spread over the readout's whole bandwidth there.
     """
     shape = model.fourier.shape
-    factor = math.sqrt(small.fourier.shape[0] * small.fourier.shape[1] / (shape[0] * shape[1]))
-    _, coils = _fit(small, n_steps, cg_steps, noise_std * factor, shape, report, should_stop)
+    if centre is None:
+        return _unit_coils(*_fit(model, n_steps, cg_steps, noise_std, shape, report, should_stop))
+    factor = math.sqrt(math.prod(centre.fourier.shape) / math.prod(shape))
+    _, coils = _fit(centre, n_steps, cg_steps, noise_std * factor, shape, report, should_stop)
     csm = _unit_coils(torch.ones(shape, device=coils.device), _enlarged(coils, shape)).csm
     operator, damping = model.for_image(csm), _DAMPING
     image = conjugate_gradient(
@@ -160,6 +148,8 @@ def nlinv_from_centre(
 
 def low_resolution(model: EncodingModel) -> EncodingModel | None:
     """Model of the centre of non-Cartesian k-space; None where that would spare little, or little was sampled there."""
+    if model.frame.is_cartesian:
+        return None
     shape = model.fourier.shape
     ny, nx = (min(n, max(_LEAST_MATRIX, good_length(n // 3))) for n in shape)
     if 2 * ny * nx > shape[0] * shape[1]:

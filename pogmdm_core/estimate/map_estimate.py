@@ -110,18 +110,22 @@ def map_estimate(
         return MapEstimate(x, step, change)
     curvature = _TYPICAL_CURVATURE * prior.lipschitz_bound(level, model.fourier.shape)
     memory = _Memory(lambda v: problem.solve(v, curvature))
-    gradient, n_calm = problem.gradient(x) - prior.score(x, level), 0
+
+    def gradient_at(image: torch.Tensor) -> torch.Tensor:
+        return problem.gradient(image) - prior.score(image, level)
+
+    gradient, n_calm = gradient_at(x), 0
     while step < n_steps:
         move = -memory.apply(gradient)
         new = x + move
-        new_gradient = problem.gradient(new) - prior.score(new, level)
+        new_gradient = gradient_at(new)
         for _ in range(_CORRECTIONS):
             before, behind = torch.cat([inner(g, move, 2).flatten() for g in (gradient, new_gradient)]).tolist()
             if not behind > _OVERSHOT * abs(before):
                 break
             move = before / (before - behind) * move  # where the slope is 0 if it changes evenly
             new = x + move
-            new_gradient = problem.gradient(new) - prior.score(new, level)
+            new_gradient = gradient_at(new)
         memory.learn(move, new_gradient - gradient)
         x, gradient, step, change = new, new_gradient, step + 1, _relative(move, new, origin)
         n_calm = n_calm + 1 if change < tolerance else 0

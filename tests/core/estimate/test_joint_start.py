@@ -12,7 +12,6 @@ from pogmdm_core.estimate.joint_start import (
     acs_start,
     low_resolution,
     nlinv,
-    nlinv_from_centre,
     smooth_phase_into_coils,
     zero_filled_start,
 )
@@ -226,7 +225,7 @@ def test_coils_from_the_centre_of_kspace_are_as_good():
     small = low_resolution(model)
     assert small is not None and small.fourier.shape == (96, 96)
     whole = nlinv(model, noise_std=0.01 / scale)
-    centre = nlinv_from_centre(model, noise_std=0.01 / scale, small=small)
+    centre = nlinv(model, noise_std=0.01 / scale, centre=small)
     inside = whole.image.abs() > 0.1
     same = (whole.csm.conj() * centre.csm).sum(0).abs()[inside]  # 1 where they agree but for a phase
     assert float(same.quantile(0.05)) > 0.99
