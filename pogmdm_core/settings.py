@@ -99,7 +99,7 @@ class MapSettings(Section):
     """Maximum a-posteriori (MAP) image."""
 
     steps: int = Field(200, ge=0, le=5000, description="most iterations; 0 skips it")
-    tolerance: float = Field(5e-4, ge=0, lt=1, description="relative change per step at which it stops")
+    tolerance: float = Field(3e-4, ge=0, lt=1, description="relative change per step at which it stops")
     level: float | None = Field(
         None, gt=0, le=0.5, description="noise level at which the prior is taken; empty: from the noise"
     )

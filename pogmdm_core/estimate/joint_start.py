@@ -16,10 +16,10 @@ import torch
 
 from pogmdm_core.estimate.conjugate_gradient import conjugate_gradient
 from pogmdm_core.estimate.gauss_newton import gauss_newton
+from pogmdm_core.lengths import good_length
 from pogmdm_core.measurement.encoding import EncodingModel, root_sum_of_squares
 from pogmdm_core.measurement.fourier import centred_fft, centred_ifft
 from pogmdm_core.measurement.noise_check import MODEL_ERROR, free_share
-from pogmdm_core.measurement.nufft import good_length
 from pogmdm_core.run import Run, SamplerStatus
 from pogmdm_core.settings import CoilSettings
 

@@ -13,8 +13,9 @@ from functools import cached_property
 
 import torch
 
+from pogmdm_core.lengths import good_length
 from pogmdm_core.measurement.fourier import Fourier
-from pogmdm_core.measurement.nufft import good_length, lag_nufft, make_nufft, triangle
+from pogmdm_core.measurement.nufft import lag_nufft, make_nufft, triangle
 
 _NORM_STEPS = 30
 _GAP_DENSITY = 0.3  # stands in where no sample is: coils carry information there from the neighbourhood
@@ -89,14 +90,15 @@ class NonCartesianFourier(Fourier):
 
     def _kernel(self, dtype: torch.dtype) -> torch.Tensor:
         """Spectrum of the periodic convolution; real, because t[-l] = conj(t[l]) for every lag kept."""
-        real = dtype.to_real()
-        if real not in self._kernels:
+        if dtype not in self._kernels:
             ny, nx = self.shape
             wide = self.lags.new_zeros(good_length(2 * ny - 1), good_length(2 * nx - 1))
             wide[: 2 * ny - 1, : 2 * nx - 1] = self.lags
             wide = wide.roll((1 - ny, 1 - nx), (0, 1))
-            self._kernels[real] = torch.fft.fft2(wide).real.to(real)
-        return self._kernels[real]
+            spectrum = torch.fft.fft2(wide).real.to(dtype)
+            # complex, and columns contiguous, as the transforms along them leave what it multiplies: half the time
+            self._kernels[dtype] = spectrum.T.contiguous().T
+        return self._kernels[dtype]
 
     @cached_property
     def norm(self) -> float:

@@ -19,6 +19,8 @@ from typing import Any, Protocol
 
 import torch
 
+from pogmdm_core.lengths import good_length
+
 _BATCH = 16  # images per plan: bounds the memory of the oversampled grids
 _MOST_PLANS = 4
 _TOLERANCE = {torch.complex64: 1e-6, torch.complex128: 1e-12}
@@ -213,15 +215,3 @@ def _taps(rows: _Axis, columns: _Axis) -> Any:
     for row_index, row_weight in zip(rows.index, rows.weight, strict=True):
         for column_index, column_weight in zip(columns.index, columns.weight, strict=True):
             yield row_index * columns.grid + column_index, row_weight * column_weight
-
-
-def good_length(n: int) -> int:
-    """Smallest length >= n without prime factors above 5: Fourier transforms of it are fast."""
-    while True:
-        rest = n
-        for factor in (2, 3, 5):
-            while rest % factor == 0:
-                rest //= factor
-        if rest == 1:
-            return n
-        n += 1

@@ -18,6 +18,7 @@ from collections import OrderedDict
 
 import torch
 
+from pogmdm_core.lengths import padded_length
 from pogmdm_core.prior.base import Experts, FilterBank
 from pogmdm_core.prior.tables import ScoreTable
 
@@ -135,16 +136,17 @@ class ProductPrior(torch.nn.Module):
         total = torch.zeros(len(images), dtype=parts[0].dtype, device=x.device)
         for part in parts:
             for i, image in enumerate(part):
-                u = torch.fft.ifft2(spectra.conj() * torch.fft.fft2(image)).real
+                u = torch.fft.ifft2(spectra.conj() * torch.fft.fft2(image, s=spectra.shape[-2:])).real
                 total[i] -= (power * self.experts.log_psi(u.flatten(1), level)).sum()
         return total.reshape(x.shape[:-2])
 
     def training_score(self, y: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
         """Score of real images `(batch, y, x)` at `(batch,)` levels, differentiable in all parameters."""
-        spectra = self.bank.spectra((y.shape[-2], y.shape[-1]))
-        u = torch.fft.ifft2(spectra.conj() * torch.fft.fft2(y)[:, None]).real
+        ny, nx = y.shape[-2:]
+        spectra = self.bank.spectra(_grid(y))
+        u = torch.fft.ifft2(spectra.conj() * torch.fft.fft2(y, s=spectra.shape[-2:])[:, None]).real
         phi = self.experts.training_score(u.flatten(2), levels, filter_norms(spectra)).reshape(u.shape)
-        found: torch.Tensor = torch.fft.ifft2((spectra * torch.fft.fft2(phi)).sum(1)).real
+        found: torch.Tensor = torch.fft.ifft2((spectra * torch.fft.fft2(phi)).sum(1)).real[..., :ny, :nx]
         return found
 
     @torch.no_grad()
@@ -171,9 +173,9 @@ class ProductPrior(torch.nn.Module):
     @torch.no_grad()
     def _cached_spectra(self, x: torch.Tensor) -> torch.Tensor:
         real = _real_dtype(x)
-        key = (tuple(x.shape[-2:]), x.device, real)
+        key = (_grid(x), x.device, real)
         if key not in self._spectra:
-            spectra = self.bank.spectra((x.shape[-2], x.shape[-1])).to(x.device)
+            spectra = self.bank.spectra(_grid(x)).to(x.device)
             self._spectra[key] = spectra.to(torch.complex128 if real == torch.float64 else torch.complex64)
             while len(self._spectra) > _MAX_CACHED_SPECTRA:
                 self._spectra.popitem(last=False)
@@ -190,6 +192,11 @@ class ProductPrior(torch.nn.Module):
         return self._tables[key]
 
 
+def _grid(x: torch.Tensor) -> tuple[int, int]:
+    """Where images `(..., y, x)` are filtered; they lie at its beginning."""
+    return padded_length(x.shape[-2]), padded_length(x.shape[-1])
+
+
 def _real_dtype(x: torch.Tensor) -> torch.dtype:
     return torch.empty(0, dtype=x.dtype).real.dtype
 
@@ -201,7 +208,8 @@ def filter_norms(spectra: torch.Tensor) -> torch.Tensor:
 
 def _score_images(images: torch.Tensor, spectra: torch.Tensor, table: ScoreTable, budget: int) -> torch.Tensor:
     """Score of `(n, y, x)`: filters in turn, as many as `budget` bytes hold the responses of."""
-    transform = torch.fft.fft2(images)
+    ny, nx = images.shape[-2:]
+    transform = torch.fft.fft2(images, s=spectra.shape[-2:])
     together = max(1, budget // (transform.numel() * transform.element_size()))
     total = torch.zeros_like(transform)
     for first in range(0, spectra.shape[0], together):
@@ -214,6 +222,6 @@ def _score_images(images: torch.Tensor, spectra: torch.Tensor, table: ScoreTable
         back = torch.fft.fft2(torch.view_as_complex(phi) if images.is_complex() else phi)
         for kernel, response in zip(kernels, back, strict=True):
             total.addcmul_(kernel, response)
-    out = torch.fft.ifft2(total)
+    out = torch.fft.ifft2(total)[..., :ny, :nx]
     found: torch.Tensor = out if images.is_complex() else out.real
     return found

@@ -209,7 +209,7 @@ def footprint(pid):
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 @pytest.mark.parametrize("n_scans", [30, pytest.param(500, marks=pytest.mark.slow)])
 def test_many_scans_leave_nothing_behind(n_scans):
-    """Memory, descriptors and threads are flat; images are those of a fresh process. -s shows the figures."""
+    """Memory, descriptors and threads do not grow; images are those of a fresh process. -s shows the figures."""
     tiny = {**SMALL, "sampler.n_steps": 1, "map.steps": 2, "coils.newton_steps": 2}
     scans = [Scan(nx=24, ny=24, n_coils=2, acceleration=2, seed=seed) for seed in range(5)]
     parts = [stream(scan.header(), scan.acquisitions(), configuration(**tiny)) for scan in scans]
@@ -233,4 +233,5 @@ def test_many_scans_leave_nothing_behind(n_scans):
     memory, descriptors, threads = zip(*seen, strict=True)
     assert len(set(descriptors)) == 1
     assert len(set(threads[1:])) == 1
-    assert max(memory[2:]) - memory[1] < 10_000
+    # what a leak raises is the least that stays; the allocator may hold some of the last scan's at times
+    assert min(memory[-3:]) - min(memory[1:4]) < 5_000

@@ -16,7 +16,7 @@ from pogmdm_core.measurement.encoding import EncodingModel, ImageOperator, fouri
 from pogmdm_core.measurement.fourier import centred_fft
 from pogmdm_core.measurement.noise import estimate_frame_noise
 from pogmdm_core.measurement.noncartesian import NonCartesianFourier
-from pogmdm_core.measurement.nufft import good_length, make_nufft
+from pogmdm_core.measurement.nufft import make_nufft
 from pogmdm_core.measurement.phantom import Phantom
 from pogmdm_core.measurement.trajectories import gaussian2d, radial, spiral
 
@@ -197,10 +197,6 @@ def test_the_residual_is_that_of_the_samples():
     assert model.n_measured == 3 * k.shape[1]
     expected = float(torch.view_as_real(noise).square().mean().sqrt()) / 2
     assert model.residual_std(image / 2, csm) == pytest.approx(expected, rel=1e-4)
-
-
-def test_good_lengths():
-    assert [good_length(n) for n in (1, 7, 33, 639, 73)] == [1, 8, 36, 640, 75]
 
 
 def test_the_preconditioner_evens_out_the_curvature():

@@ -199,6 +199,21 @@ def misfit(model, x, csm):
     return 0.5 * (difference.real**2 + difference.imag**2).sum()
 
 
+def test_dominant_coils_approach_the_normal_operator():
+    """All combinations are exact; fewer keep its size, and are nearer the more there are."""
+    strength = torch.logspace(0, -1.5, 6)[:, None, None]  # so that some combinations hold more than others
+    coils = random(6, 24, 32) * strength
+    operator = ImageOperator(CartesianFourier(make_mask("random", (24, 32))), coils)
+    x = random(24, 32, seed=1)
+    whole = operator.normal(x)
+    errors = [float((operator.dominant(n).normal(x) - whole).norm() / whole.norm()) for n in (1, 3, 5)]
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[1] < 0.5
+    assert operator.dominant(6) is operator
+    energy = float(operator.dominant(2).csm.abs().square().sum())
+    assert energy == pytest.approx(float(coils.abs().square().sum()), rel=1e-5)
+
+
 def test_gradients_equal_autograd(model):
     x = random(12, 15).requires_grad_()
     csm = random(3, 12, 15, seed=1).requires_grad_()
