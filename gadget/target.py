@@ -21,7 +21,6 @@ from gadget.stream.cancel import Cancelled, cancel_on_signals
 from gadget.stream.link import Link, RawMessage
 
 if TYPE_CHECKING:
-    from gadget.errors import PogmdmError
     from gadget.kspace.prepare import PreparedFrame
     from gadget.scan.buffer import AcquisitionBuffer
     from gadget.scan.frames import AcquiredFrame, FrameKey
@@ -117,7 +116,7 @@ def reconstruct_scan(link: Link, settings: GadgetSettings, header: Header) -> No
     messages = link.ahead(buffer.budget)  # the scanner goes on while torch is imported
     core = resolve_core()
     prior = core.load_prior(settings.prior)
-    emitter = Emitter(settings, prior)
+    emitter = Emitter(settings, prior, geometry)
     noise_scan = NoiseScan(settings.noise.whiten, geometry.noise_bandwidth)
 
     def prepared_frame(acquired: AcquiredFrame, settings: GadgetSettings) -> PreparedFrame:
@@ -128,20 +127,25 @@ def reconstruct_scan(link: Link, settings: GadgetSettings, header: Header) -> No
         return compute(core, prepared.frame, prior, settings, prepared.key, progress, link.gone, prepared.start)
 
     field_of_view = FieldOfView(settings, prepared_frame, compute_frame)
+    n_whole = 0
     with contextlib.closing(dumped(messages, settings.dump, header)) as items:
         for acquired in frames(link, buffer, items):
-            link.watch(str(acquired.key))
-            prepared = prepared_frame(acquired, settings)
-            fitted = or_none(partial(field_of_view.fitted, acquired, prepared), prepared.key, settings)
-            del acquired  # its samples are in the prepared frame
-            result = None if fitted is None else reconstruct_frame(fitted, settings, compute_frame)
-            prepared = fitted or prepared
-            if result is None:
-                images = emitter.fallback(core.zero_filled(prepared.frame), prepared)
-            else:
-                images = emitter.images(result, prepared)
-            for image in images:
-                link.send(image)
+            key = str(acquired.key)
+            link.watch(key)
+            with buffer.failed.tolerated(key):
+                prepared = prepared_frame(acquired, settings)
+                fitted = or_none(partial(field_of_view.fitted, acquired, prepared), prepared.key, settings)
+                del acquired  # its samples are in the prepared frame
+                result = None if fitted is None else reconstruct_frame(fitted, settings, compute_frame)
+                prepared = fitted or prepared
+                if result is None:
+                    images = emitter.fallback(core.zero_filled(prepared.frame), prepared)
+                else:
+                    images = emitter.images(result, prepared)
+                for image in images:
+                    link.send(image)
+                n_whole += 1
+    buffer.failed.raise_first(n_whole)
 
 
 def frames(link: Link, buffer: AcquisitionBuffer, items: Iterable[Message]) -> Iterator[AcquiredFrame]:
@@ -161,12 +165,11 @@ def frames(link: Link, buffer: AcquisitionBuffer, items: Iterable[Message]) -> I
                 n_passed += item.is_image
                 continue
             # a tuple is ReconData, else an acquisition
-            made, failure = collected(frames_of(item, buffer.geometry) if isinstance(item, tuple) else buffer.add(item))
+            is_buffered = isinstance(item, tuple)
+            made = deque(frames_of(item, buffer.geometry, buffer.failed) if is_buffered else buffer.add(item))
             del item
             n_frames += len(made)
             yield from handed_on(made)
-            if failure is not None:
-                raise failure
     except TransportError as error:
         if error.code != 401:
             raise
@@ -180,7 +183,7 @@ def frames(link: Link, buffer: AcquisitionBuffer, items: Iterable[Message]) -> I
     logs.get().info(
         "scan ended: %d frame(s); readouts: %s", n_frames, ", ".join(f"{n} {kind.value}" for kind, n in counts.items())
     )
-    if n_frames or n_passed or set(counts) == {Kind.NOISE}:
+    if n_frames or n_passed or buffer.failed or set(counts) == {Kind.NOISE}:
         return
     # a client that gets no image must not take that for success
     upstream = (
@@ -192,18 +195,6 @@ def frames(link: Link, buffer: AcquisitionBuffer, items: Iterable[Message]) -> I
         f"no acquisitions: the scan ended with no imaging readouts among {counts.total()}.",
         "Check the sender and its acquisition flags." if counts else upstream,
     )
-
-
-def collected(made: Iterable[AcquiredFrame]) -> tuple[deque[AcquiredFrame], PogmdmError | None]:
-    """Frames up to the first that cannot be made, and its error: those before it are not lost."""
-    from gadget.errors import PogmdmError
-
-    frames: deque[AcquiredFrame] = deque()
-    try:
-        frames.extend(made)
-    except PogmdmError as error:
-        return frames, error
-    return frames, None
 
 
 def handed_on(made: deque[AcquiredFrame]) -> Iterator[AcquiredFrame]:

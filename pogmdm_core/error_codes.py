@@ -50,6 +50,7 @@ CODES: Mapping[int, str] = {
     215: "a field of view is missing or not possible",
     216: "the image matrix is too small",
     217: "another number of the header is not possible",
+    218: "readouts of several slices at once",
     301: "an input, or an image that came back, cannot be read",
     302: "a message announces more bytes or channels than there may be",
     303: "too many lines lie outside the matrix or the encoding limits",

@@ -41,6 +41,8 @@ class KSpaceFrame:
         Readout (spoke, interleave) each sample belongs to, int64 `(n,)`. The standard deviation needs it: whole
         readouts are left out to be predicted. None leaves single samples out, which their neighbours on a readout
         give away, and it comes out too small.
+    noise_floor
+        What the noise is at least, as `noise_std`: that of rounding. Estimates from the samples do not go below it.
     """
 
     kspace: torch.Tensor
@@ -50,6 +52,7 @@ class KSpaceFrame:
     trajectory: torch.Tensor | None = None
     density: torch.Tensor | None = None
     shot: torch.Tensor | None = None
+    noise_floor: float = 0.0
 
     @classmethod
     def cartesian(cls, kspace: torch.Tensor, mask: torch.Tensor, noise_std: float | None = None) -> KSpaceFrame:
@@ -187,8 +190,9 @@ class KSpaceFrame:
         kept = torch.as_tensor(kept, device=self.kspace.device)
         checks.kept_samples(kept, tuple(self.kspace.shape[1:]))
         if self.mask is not None:
-            return KSpaceFrame.cartesian(self.kspace, self.mask & kept, self.noise_std)
-        return KSpaceFrame.noncartesian(
+            chosen = KSpaceFrame.cartesian(self.kspace, self.mask & kept, self.noise_std)
+            return replace(chosen, noise_floor=self.noise_floor)
+        chosen = KSpaceFrame.noncartesian(
             self.kspace[:, kept],
             self.positions[:, kept],
             self.shape,
@@ -196,6 +200,7 @@ class KSpaceFrame:
             self.noise_std,
             None if self.shot is None else self.shot[kept],
         )
+        return replace(chosen, noise_floor=self.noise_floor)
 
     def centre(self, shape: tuple[int, int]) -> KSpaceFrame:
         """Return the samples of a non-Cartesian frame that an image of a smaller matrix `shape` has, for that image.
@@ -206,7 +211,13 @@ class KSpaceFrame:
         inside = (kx.abs() <= (nx - 1) // 2) & (ky.abs() <= (ny - 1) // 2)
         kept, factor = self.subset(inside), math.sqrt(ny * nx / (self.shape[0] * self.shape[1]))
         noise_std = None if self.noise_std is None else self.noise_std * factor
-        return replace(kept, kspace=kept.kspace * factor, shape=shape, noise_std=noise_std)
+        return replace(
+            kept,
+            kspace=kept.kspace * factor,
+            shape=shape,
+            noise_std=noise_std,
+            noise_floor=self.noise_floor * factor,
+        )
 
     def to(self, device: torch.device | str) -> KSpaceFrame:
         """Return the same frame on a device."""

@@ -177,7 +177,7 @@ def _judged_noise(model: EncodingModel, start: JointStart, noise: NoiseLevel, se
     if settings.coils.init != "nlinv":
         return noise
     residual = model.residual_std(start.image, start.csm) * model.scale
-    return against_fit(noise, residual, start.image.numel(), model.n_measured)
+    return against_fit(noise, residual, start.image.numel(), model.n_measured, model.frame.noise_floor)
 
 
 def _noise_level(model: EncodingModel, start: JointStart, noise_std: float, run: Run) -> float:

@@ -59,6 +59,8 @@ def _run(args: argparse.Namespace) -> int:
     if args.png is not None or args.html is not None:
         for path in _drawn(args, job.out_group):
             display.log(str(path))
+    if outcome.failure is not None:
+        raise outcome.failure
     return 0
 
 

@@ -114,6 +114,12 @@ def _unreadable(name: str, error: Exception) -> DataError:
 def _hdf5_scan(file: h5py.File, name: str, group: str) -> Scan:
     import h5py
 
+    if {"kspace", "ismrmrd_header"} <= file.keys():
+        raise DataError(
+            301,
+            f"{name} is a fastMRI file (kspace and ismrmrd_header at its root), not an ISMRMRD file of readouts.",
+            "Convert it: every line of kspace is one acquisition.",
+        )
     if not isinstance(file.get(group), h5py.Group):
         present = ", ".join(k for k, v in file.items() if isinstance(v, h5py.Group)) or "none"
         raise DataError(301, f"{name} has no group {group!r}; it has: {present}.", "Choose one with -g.")
@@ -122,7 +128,8 @@ def _hdf5_scan(file: h5py.File, name: str, group: str) -> Scan:
         raise DataError(331, f"{name} has no acquisitions in the group {group!r}.")
     if "xml" not in dataset or dataset["xml"].size == 0:
         raise HeaderError(201, f"{name} has no header in the group {group!r}.")
-    raw = dataset["xml"][0]
+    # a string of its own, or an array of one, as the standard has it
+    raw = dataset["xml"][()] if dataset["xml"].shape == () else dataset["xml"][:].flat[0]
     header = clean_header(raw.encode() if isinstance(raw, str) else bytes(raw))
     return Scan(header, _hdf5_messages(dataset, name))
 
@@ -133,7 +140,7 @@ def _hdf5_messages(dataset: h5py.Group, name: str) -> Iterator[bytes]:
         waveforms = list(_hdf5_waveforms(dataset))
         rows = dataset["data"]
         for start in range(0, rows.shape[0], _BATCH):
-            for i, row in enumerate(rows[start : start + _BATCH]):
+            for i, row in enumerate(rows[start : start + _BATCH].reshape(-1)):  # some writers store (n, 1)
                 while waveforms and waveforms[0][0] <= int(row["head"]["acquisition_time_stamp"]):
                     yield waveforms.pop(0)[1]
                 yield _acquisition_message(row, start + i)

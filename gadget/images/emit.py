@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 
     from gadget.kspace.prepare import PreparedFrame
     from gadget.scan.frames import FrameKey
-    from gadget.scan.geometry import Encoding
+    from gadget.scan.geometry import Encoding, ScanGeometry
     from gadget.settings.schema import GadgetSettings
     from pogmdm_core import Prior, ReconResult
+
+
+_SERIES_STEP, _MOST_SERIES = 1000, 65535
 
 
 class Emitter:
@@ -35,9 +38,11 @@ class Emitter:
         ``output`` is used; the hash of all settings goes into the Meta.
     prior
         Its ``sha256`` goes into the Meta.
+    geometry
+        Encodings whose images have another matrix than those of the first get series of their own, 1000 above its.
     """
 
-    def __init__(self, settings: GadgetSettings, prior: Prior) -> None:
+    def __init__(self, settings: GadgetSettings, prior: Prior, geometry: ScanGeometry) -> None:
         from pogmdm_core import __version__
 
         self.output = settings.output
@@ -53,6 +58,7 @@ class Emitter:
         self._formats: dict[int, tuple[object, ...]] = {}
         self._scales: dict[str, tuple[PixelScale, int]] = {}
         self._warned = False
+        self._matrices = [encoding.recon.matrix[:2] for encoding in geometry.encodings]
 
     def images(self, result: ReconResult, prepared: PreparedFrame) -> list[ismrmrd.Image]:
         """Images of one frame, in the order of their series numbers.
@@ -134,7 +140,9 @@ class Emitter:
         series = SERIES[name]
         pixels = pixels.astype(np.complex64 if np.iscomplexobj(pixels) else np.float32)
         values = pixels.reshape((-1, 1, *pixels.shape[-2:]))  # (channel, z, y, x)
-        number = self.output.series_base + series.offset
+        number = self.output.series_base + series.offset + _SERIES_STEP * self._format_of(key.encoding)
+        if number > _MOST_SERIES:
+            raise OutputError(604, f"{key}: series {number}, there are {_MOST_SERIES}.", "Lower output.series_base.")
         scale, power = PixelScale(), 1
         if self.output.dtype == "uint16" and not np.iscomplexobj(values):
             scale, power = self._scale(name, values)
@@ -178,6 +186,11 @@ class Emitter:
         axes = {"row": directions["read"], "column": directions["phase"]}
         image.meta = attributes(name, values, axes, facts, index, scale, power)
         return image
+
+    def _format_of(self, encoding: int) -> int:
+        """Number of an encoding's matrix among the different ones of the scan, in their order; 0: the first's."""
+        different = list(dict.fromkeys(self._matrices))
+        return different.index(self._matrices[encoding if encoding < len(self._matrices) else 0])
 
     def _scale(self, name: str, values: np.ndarray) -> tuple[PixelScale, int]:
         """Scale of a series, settled by its first image, and the power of two it is finer than that of the image.

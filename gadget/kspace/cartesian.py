@@ -66,10 +66,11 @@ def cartesian_grid(acquired: AcquiredFrame, data: np.ndarray) -> Grid:
     kspace = np.zeros((data.shape[1], ny, nx), np.complex64)
     n_averages = np.zeros((ny, nx), np.int32)
     n_measured = n_placed = 0
+    zeros_are_samples = are_whole_numbers(acquired.data)
     for readout, row, head in zip(data, acquired.rows, acquired.heads, strict=True):
         first, measured = sample_columns(head, nx)
         values = readout[:, ::-1] if is_reversed(head) else readout
-        measured = _without_padding(values, measured)
+        measured = measured if zeros_are_samples else _without_padding(values, measured)
         low = max(measured.start, -first)
         high = min(measured.stop, nx - first)
         n_measured += measured.stop - measured.start
@@ -88,6 +89,12 @@ def cartesian_grid(acquired: AcquiredFrame, data: np.ndarray) -> Grid:
     kspace /= np.maximum(n_averages, 1)
     warnings = ("OUTSIDE_READOUT",) if n_placed < n_measured else ()
     return Grid(kspace, n_averages, (encoded.fov_mm[1], fov_x), recon.fov_mm[0], warnings)
+
+
+def are_whole_numbers(data: np.ndarray) -> bool:
+    """Whether samples are counts of a converter: whole numbers, of which a low gain makes many exact zeros."""
+    values = np.ascontiguousarray(data).view(np.float32)
+    return bool(values.any()) and bool((values == np.rint(values)).all())
 
 
 def _without_padding(values: np.ndarray, measured: slice) -> slice:

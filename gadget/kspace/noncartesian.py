@@ -22,6 +22,7 @@ from gadget.scan.geometry import n_wanted
 
 if TYPE_CHECKING:
     from gadget.scan.frames import AcquiredFrame
+    from gadget.scan.geometry import Encoding
     from gadget.settings.schema import TrajectorySettings
 
 MAX_DROPPED_SHARE = 0.01
@@ -29,6 +30,8 @@ MAX_DROPPED_SHARE = 0.01
 # Most of k-space a unit may claim and still be a candidate: up to 25 % beyond the matrix (it is refused later,
 # by name), down to 30 % of it. Two units at a time fit only matrices below some 25 points.
 _LEAST_REACH, _MOST_REACH = 0.3, 1.25
+_USUAL_UNITS = ("normalized", "radians", "per_fov")
+_AT_EDGE = 0.9
 _EDGE = 1 + 1e-3  # rounding beyond the matrix is moved onto its edge
 _MIN_GROWTH = 0.5  # rank correlation of weight and radius
 
@@ -103,8 +106,9 @@ def sampled_frame(acquired: AcquiredFrame, data: np.ndarray, settings: Trajector
     encoded, recon = encoding.encoded, encoding.recon
     matrix = np.array([n_wanted(encoded.matrix[i], encoded.fov_mm[i], recon.fov_mm[i]) for i in (0, 1)])
     chosen = "normalized" if scheme else settings.unit
-    unit = chosen if chosen != "auto" else _unit(position[:, :2], matrix, str(key))
-    k = position[:, :2] * _cycles_per_fov(unit, matrix)
+    units = _units(encoding, matrix)
+    unit = chosen if chosen != "auto" else _unit(position[:, :2], units, matrix, str(key))
+    k = position[:, :2] * units[unit]
 
     good = np.isfinite(k).all(axis=1)
     good[good] = (np.abs(k[good]) <= matrix / 2 * _EDGE).all(axis=1)
@@ -141,10 +145,12 @@ def sampled_frame(acquired: AcquiredFrame, data: np.ndarray, settings: Trajector
 
 def _measured(acquired: AcquiredFrame) -> np.ndarray:
     """Samples that are not marked to be discarded, bool `(readout, sample)`."""
-    n = acquired.data.shape[2]
-    pre, post = (np.array([getattr(head, f"discard_{end}") for head in acquired.heads]) for end in ("pre", "post"))
-    index = np.arange(n)
-    return (index >= pre[:, None]) & (index < n - post[:, None])
+    n, pre, post = (
+        np.array([[getattr(head, name)] for head in acquired.heads], np.int64)
+        for name in ("number_of_samples", "discard_pre", "discard_post")
+    )
+    index = np.arange(acquired.data.shape[2])
+    return (index >= pre) & (index < n - post)
 
 
 def _columns(position: np.ndarray, wanted: str, key: str) -> str:
@@ -192,29 +198,44 @@ def _grows_with_radius(position: np.ndarray) -> bool:
     return bool(np.corrcoef(ranks(radius), ranks(position[:, 2]))[0, 1] > _MIN_GROWTH)
 
 
-def _cycles_per_fov(unit: str, matrix: np.ndarray) -> np.ndarray:
-    """Factor from a unit to cycles per field of view, by axis (x, y)."""
-    factor = {"normalized": matrix, "radians": matrix / (2 * np.pi), "per_fov": np.ones(2)}
-    return np.asarray(factor[unit], np.float64)
+def _units(encoding: Encoding, matrix: np.ndarray) -> dict[str, np.ndarray]:
+    """Factors from each unit to cycles per field of view, by axis (x, y); the usual ones first."""
+    fov_m = matrix * [encoding.encoded.fov_mm[i] / encoding.encoded.matrix[i] / 1000 for i in (0, 1)]
+    share = fov_m / [encoding.encoded.fov_mm[i] / 1000 for i in (0, 1)]
+    return {
+        "normalized": matrix.astype(np.float64),
+        "radians": matrix / (2 * np.pi),
+        "per_fov": np.ones(2),
+        "per_encoded_fov": share,
+        "per_m": fov_m,
+        "rad_per_m": fov_m / (2 * np.pi),
+    }
 
 
-def _unit(k: np.ndarray, matrix: np.ndarray, key: str) -> str:
+def _unit(k: np.ndarray, units: dict[str, np.ndarray], matrix: np.ndarray, key: str) -> str:
     """The one unit in which the trajectory fills a fair share of the matrix.
 
-    The 99 % quantile is what counts, a few wild positions decide nothing.
+    The 99 % quantile is what counts, a few wild positions decide nothing. Units that need the field of view are asked
+    only where no other fits; of several of them the one whose positions end at the edge of k-space.
     """
     k = np.abs(k[np.isfinite(k).all(axis=1)])
     reach = {}
-    for unit in ("normalized", "radians", "per_fov"):
-        furthest = (k * _cycles_per_fov(unit, matrix) / (matrix / 2)).max(axis=1, initial=0.0)
+    for unit, factor in units.items():
+        furthest = (k * factor / (matrix / 2)).max(axis=1, initial=0.0)
         reach[unit] = float(np.quantile(furthest, 0.99)) if len(furthest) else 0.0
     fitting = [unit for unit, share in reach.items() if _LEAST_REACH <= share <= _MOST_REACH]
-    if len(fitting) == 1:
-        return fitting[0]
+    usual = [unit for unit in fitting if unit in _USUAL_UNITS]
+    if len(usual) == 1:
+        return usual[0]
+    if not usual:
+        at_edge = [unit for unit in fitting if _AT_EDGE <= reach[unit] <= 2 - _AT_EDGE]
+        if len(at_edge) == 1 or len(fitting) == 1:
+            return (at_edge or fitting)[0]
     shares = ", ".join(f"{unit} {share:.3g}" for unit, share in reach.items())
     raise DataError(
         322,
         f"{key}: the unit of the trajectory is ambiguous; share of the {matrix[0]} x {matrix[1]} matrix it "
         f"reaches: {shares}.",
-        "Set trajectory.unit to normalized (0.5 at the edge), radians (pi) or per_fov (N/2).",
+        "Set trajectory.unit to normalized (0.5 at the edge), radians (pi), per_fov (N/2), per_encoded_fov "
+        "(encodedSpace N/2), per_m (1/m) or rad_per_m; or correct the header's field of view.",
     )

@@ -15,8 +15,9 @@ import numpy as np
 
 from gadget import logs
 from gadget.errors import DataError
-from gadget.kspace.cartesian import cartesian_grid, remove_oversampling
+from gadget.kspace.cartesian import are_whole_numbers, cartesian_grid, remove_oversampling
 from gadget.kspace.noncartesian import sampled_frame
+from gadget.kspace.phase_correction import phase_corrected
 from gadget.kspace.whitening import Whitener
 from gadget.scan.frames import AcquiredFrame, FrameKey
 from gadget.scan.geometry import Encoding
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pogmdm_core.estimate.joint_start import JointStart
 
 
+_ROUNDING = 12**-0.5  # standard deviation of what rounding to whole numbers takes or adds
 _ANOTHER_SCALE = 5.0  # noise that a chain claims, over that of the quietest k-space
 
 
@@ -87,13 +89,15 @@ def prepare(acquired: AcquiredFrame, whitener: Whitener | None, settings: Gadget
         E304 too few lines, E307 samples outside the grid, E331 no sample falls on the grid, and those of
         `gadget.kspace.noncartesian.sampled_frame`.
     """
-    warnings = list(acquired.warnings)
-    data, noise_std = acquired.data, None
+    data, more = phase_corrected(acquired)
+    warnings, noise_std = [*acquired.warnings, *more], None
     if whitener is not None:
         data = whitener.apply(data)
         noise_std = whitener.noise_std(float(acquired.heads[0].sample_time_us))
         if whitener.n_dead:
             warnings.append("DEAD_CHANNELS")
+        if whitener.is_short:
+            warnings.append("NOISE_SCAN_SHORT")
     else:
         warnings.append("NOT_WHITENED")
 
@@ -182,11 +186,15 @@ def _on_grid(acquired: AcquiredFrame, data: np.ndarray, noise_std: float | None,
 
     grid = remove_oversampling(cartesian_grid(acquired, data))
     mask = grid.n_averages > 0
-    if noise_std is not None and mask.any():
-        # the core knows one noise level: that of the typical sample
-        noise_std /= float(np.sqrt(np.median(grid.n_averages[mask])))
+    # the core knows one noise level: the mean power over samples, of which some are averages of more
+    averaged = float(np.sqrt(np.mean(1 / grid.n_averages[mask]))) if mask.any() else 1.0
+    if noise_std is not None:
+        noise_std *= averaged
     kspace = torch.from_numpy(np.ascontiguousarray(grid.kspace))
-    return KSpaceFrame.cartesian(kspace, torch.from_numpy(mask), noise_std), grid.fov_mm, grid.warnings, ""
+    frame = KSpaceFrame.cartesian(kspace, torch.from_numpy(mask), noise_std)
+    if noise_std is None and are_whole_numbers(acquired.data):
+        frame = replace(frame, noise_floor=_ROUNDING * averaged)
+    return frame, grid.fov_mm, grid.warnings, ""
 
 
 def _off_grid(acquired: AcquiredFrame, data: np.ndarray, noise_std: float | None, settings: GadgetSettings) -> _Made:
@@ -205,4 +213,6 @@ def _off_grid(acquired: AcquiredFrame, data: np.ndarray, noise_std: float | None
         None if noise_std is None else noise_std * sampled.scale,
         torch.from_numpy(sampled.shot),
     )
+    if noise_std is None and are_whole_numbers(acquired.data):
+        frame = replace(frame, noise_floor=_ROUNDING * sampled.scale)
     return frame, sampled.fov_mm, sampled.warnings, sampled.reading

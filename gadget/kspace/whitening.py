@@ -17,6 +17,7 @@ from gadget import logs
 
 # relativeReceiverNoiseBandwidth that NoiseAdjustGadget takes where the header does not say
 _NOISE_ADJUST_BANDWIDTH = 0.793
+_ENOUGH_SAMPLES, _MOST_SHADING = 64, 0.02
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Whitener:
         Channels dropped because they hold no noise.
     upstream
         Whether the data come whitened and only the noise level is told.
+    is_short
+        Whether so few noise samples shade the image: its intensities are off by 2 % and more from place to place.
     """
 
     matrix: np.ndarray
@@ -46,6 +49,7 @@ class Whitener:
     bandwidth: float
     n_dead: int
     upstream: bool = False
+    is_short: bool = False
 
     @classmethod
     def from_samples(cls, noise: list[np.ndarray], dwell_us: float, bandwidth: float | None) -> Whitener:
@@ -61,7 +65,8 @@ class Whitener:
         from pogmdm_core.measurement.noise import noise_covariance, whitening_matrix
 
         samples = np.concatenate(noise, axis=1)
-        covariance = noise_covariance(torch.from_numpy(samples))
+        estimate = noise_covariance(torch.from_numpy(samples))
+        covariance = estimate.matrix
         matrix, live = whitening_matrix(covariance)
         variance = torch.diagonal(covariance).real[live]
         scale = float(torch.exp(0.5 * torch.log(variance).mean()))
@@ -71,6 +76,7 @@ class Whitener:
             dwell_us=dwell_us,
             bandwidth=bandwidth if bandwidth is not None else 1.0,
             n_dead=len(samples) - len(live),
+            is_short=samples.shape[1] < _ENOUGH_SAMPLES or estimate.shading > _MOST_SHADING,
         )
         logs.get().info(
             "noise scan: %d samples, %d channels (%d dead), condition number %.1f, bandwidth %.3f%s",

@@ -73,20 +73,24 @@ class Job:
 
 @dataclass
 class Outcome:
-    """What came back: images per series, and the wall time in seconds."""
+    """What came back: images per series, the wall time in seconds, and the gadget's error beside whole images."""
 
     series: dict[int, int] = field(default_factory=dict)
     seconds: float = 0.0
+    failure: PogmdmError | None = None
 
 
 def replay(job: Job, display: ProgressDisplay | None = None, debug: bool = False) -> Outcome:
-    """Replay a scan; the output file appears only when everything went well.
+    """Replay a scan; the output file appears when the gadget has sent images and ended the stream.
+
+    Where it reports an error at the end, the images before it are whole: they are written, and the error is part of
+    the outcome.
 
     Raises
     ------
     PogmdmError
-        Of the family of what went wrong; the gadget's own ERROR message keeps its code. E605 when
-        the gadget ended well but sent no image.
+        Of the family of what went wrong; without images the gadget's own ERROR message, which keeps its code. E605
+        when the gadget ended well but sent no image.
     """
     display = display or ProgressDisplay()
     start = time.monotonic()
@@ -101,16 +105,19 @@ def replay(job: Job, display: ProgressDisplay | None = None, debug: bool = False
             hdf5_storage(temporary) as storage,
             ImageFile(storage, job.out_group) as images,
         ):
-            _play(job, config, scan, images, display, debug)
+            failure = _play(job, config, scan, images, display, debug)
             if not images.series:
-                raise OutputError(605, "the gadget sent no image.", "See the log above for what it skipped.")
-            return Outcome(dict(sorted(images.series.items())), time.monotonic() - start)
+                none = OutputError(605, "the gadget sent no image.", "See the log above for what it skipped.")
+                raise failure or none
+            return Outcome(dict(sorted(images.series.items())), time.monotonic() - start, failure)
     finally:
         display.close()
 
 
-def _play(job: Job, config: bytes, scan: Scan, images: ImageFile, display: ProgressDisplay, debug: bool) -> None:
-    """Launch the gadget, send the scan, collect the images."""
+def _play(
+    job: Job, config: bytes, scan: Scan, images: ImageFile, display: ProgressDisplay, debug: bool
+) -> PogmdmError | None:
+    """Launch the gadget, send the scan, collect the images; returns the gadget's ERROR, if it sends one."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         with GadgetProcess(port, job.module, job.target, display, debug) as child:
@@ -127,9 +134,9 @@ def _play(job: Job, config: bytes, scan: Scan, images: ImageFile, display: Progr
                 finally:
                     sender.stop()
             sender.raise_input_error()
-            if failure is not None:
-                raise failure
-            _check_exit(child)
+            if failure is None:
+                _check_exit(child)
+            return failure
 
 
 def _accept(listener: socket.socket, child: GadgetProcess) -> socket.socket:

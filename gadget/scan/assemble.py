@@ -13,6 +13,7 @@ from gadget import logs
 from gadget.errors import DataError
 from gadget.scan.frames import AcquiredFrame, FrameKey
 from gadget.scan.geometry import Encoding
+from gadget.scan.on_grid import LINES, padded, why_off_grid
 
 MAX_BROKEN_SHARE = 0.01
 MAX_OUTSIDE_SHARE = 0.05
@@ -46,18 +47,20 @@ def assemble(
         E303 over 5 % of the readouts lie outside the matrix or the encoding limits (Cartesian), E305 most have no
         samples or not the shape of the others, E330 over 1 % hold NaN or infinite samples.
     """
-    screening = _screened(key, readouts, n_channels)
+    screening = _screened(key, readouts, n_channels, encoding.trajectory in LINES)
     left = screening.left
     has_trajectory = all(acq.trajectory_dimensions > 0 for acq in left)
-    trajectory = np.stack([acq.traj for acq in left]) if has_trajectory else None
-    on_grid = _is_on_grid(encoding, trajectory)
+    trajectory = padded([acq.traj.T for acq in left]).transpose(0, 2, 1) if has_trajectory else None
+    objection = why_off_grid(encoding, left, trajectory)
+    on_grid = not objection
     if on_grid:
         _keep_inside(screening, encoding)
+        if encoding.trajectory != "cartesian" and encoding.has_foreign_description:
+            screening.warnings.append("TRAJECTORY_DESCRIPTION_IGNORED")
+            logs.get().warning("%s: the header's trajectoryDescription is not understood, and not used", key)
     elif encoding.trajectory == "cartesian":
         screening.warnings.append("TRAJECTORY_NOT_CARTESIAN")
-        logs.get().warning(
-            "%s: the header says cartesian, but the readouts are not lines along kx; their trajectory is used", key
-        )
+        logs.get().warning("%s: the header says cartesian, but %s; their positions are used", key, objection)
     screening.tell()
     if on_grid:
         rows, nearest = _rows(screening, encoding)
@@ -69,7 +72,7 @@ def assemble(
     return AcquiredFrame(
         key=key,
         encoding=encoding,
-        data=np.stack([acq.data for acq in screening.left]).astype(np.complex64, copy=False),
+        data=padded([acq.data for acq in screening.left]).astype(np.complex64, copy=False),
         rows=rows,
         heads=tuple(acq.getHead() for acq in screening.left),
         trajectory=None if on_grid else trajectory,
@@ -102,13 +105,18 @@ class _Screening:
             logs.get().warning("%s: dropped readouts: %s", self.key, text)
 
 
-def _screened(key: FrameKey, readouts: Sequence[ismrmrd.Acquisition], n_channels: int | None) -> _Screening:
-    """Readouts with samples, of the commonest shape, all of them finite; E305 and E330, see `assemble`."""
+def _screened(
+    key: FrameKey, readouts: Sequence[ismrmrd.Acquisition], n_channels: int | None, of_one_length: bool
+) -> _Screening:
+    """Readouts with samples, of the commonest shape, all of them finite; E305 and E330, see `assemble`.
+
+    Off the grid readouts with positions may have any length.
+    """
     total = len(readouts)
     screening = _Screening(key, list(readouts))
     measured = [acq for acq in readouts if acq.discard_pre + acq.discard_post < acq.number_of_samples]
     screening.keep(measured, "without samples", "EMPTY_READOUTS")
-    one_shape = _one_shape(measured, n_channels)
+    one_shape = _one_shape(measured, n_channels, of_one_length)
     if not one_shape:
         raise DataError(
             305,
@@ -119,7 +127,8 @@ def _screened(key: FrameKey, readouts: Sequence[ismrmrd.Acquisition], n_channels
         n_coils, n_samples = one_shape[0].data.shape
         raise DataError(
             305,
-            f"{key}: only {len(one_shape)} of {total} readouts have {n_coils} channels of {n_samples} samples "
+            f"{key}: only {len(one_shape)} of {total} readouts have {n_coils} channels"
+            f"{f' of {n_samples} samples' if of_one_length else ''} "
             f"(receiverChannels: {n_channels or 'not stated'}).",
             "Check receiverChannels and the converter.",
         )
@@ -138,15 +147,17 @@ def _screened(key: FrameKey, readouts: Sequence[ismrmrd.Acquisition], n_channels
 
 def _keep_inside(screening: _Screening, encoding: Encoding) -> None:
     """Keep lines inside the matrix and the encoding limits; E303, see `assemble`."""
-    inside = [acq for acq in screening.left if _is_inside(acq, encoding)]
+    partitions = Counter(acq.idx.kspace_encode_step_2 for acq in screening.left)
+    partition = partitions.most_common(1)[0][0]  # converters that kept one slab of many
+    inside = [acq for acq in screening.left if _is_inside(acq, encoding) and acq.idx.kspace_encode_step_2 == partition]
     n_outside = len(screening.left) - len(inside)
     if n_outside > MAX_OUTSIDE_SHARE * len(screening.left):
         raise DataError(
             303,
             f"{screening.key}: {n_outside} of {len(screening.left)} readouts lie outside the "
             f"{encoding.encoded.matrix[1]} rows of encodedSpace (centre {encoding.centre_row}) or the encoding limits "
-            f"{_range(encoding.steps)} (at most 5 % may).",
-            "Check encodingLimits.kspace_encoding_step_1 and encodedSpace.matrixSize.y.",
+            f"{_range(encoding.steps)} (at most 5 % may), or have another kspace_encode_step_2 than {partition}.",
+            "Check encodingLimits.kspace_encoding_step_1, encodedSpace.matrixSize.y and, in 3-D scans, matrixSize.z.",
         )
     screening.keep(inside, "outside the matrix", "OUTSIDE_MATRIX")
 
@@ -173,40 +184,29 @@ def _places(
     return places if numbers is None else np.asarray(numbers)[places]
 
 
-def _is_on_grid(encoding: Encoding, trajectory: np.ndarray | None) -> bool:
-    """Whether readouts are lines along kx: the header says cartesian, and positions do not contradict it.
-
-    Parameters
-    ----------
-    encoding
-        Of the frame.
-    trajectory
-        `(readout, sample, dims)` or None. Some Cartesian sources attach one.
-    """
-    if encoding.trajectory != "cartesian":
-        return False
-    if trajectory is None or trajectory.shape[2] < 2:
-        return True
-    k = np.where(np.isfinite(trajectory[..., :2]), trajectory[..., :2], 0)
-    return bool(np.ptp(k[..., 1], axis=1).max() <= 1e-3 * max(float(np.ptp(k[..., 0])), 1e-12))
-
-
 def _is_inside(acq: ismrmrd.Acquisition, encoding: Encoding) -> bool:
     """Whether a line lies in the encoded matrix, and within the encoding limits where the header has them."""
     step = acq.idx.kspace_encode_step_1
     allowed = encoding.steps is None or step in encoding.steps
-    return allowed and 0 <= encoding.row(step) < encoding.encoded.matrix[1] and acq.idx.kspace_encode_step_2 == 0
+    return allowed and 0 <= encoding.row(step) < encoding.encoded.matrix[1]
 
 
 def _range(steps: range | None) -> str:
     return "(none given)" if steps is None else f"{steps.start}..{steps.stop - 1}"
 
 
-def _one_shape(readouts: Sequence[ismrmrd.Acquisition], n_channels: int | None) -> list[ismrmrd.Acquisition]:
+def _one_shape(
+    readouts: Sequence[ismrmrd.Acquisition], n_channels: int | None, of_one_length: bool
+) -> list[ismrmrd.Acquisition]:
     """Keep the readouts of the commonest shape, among those with the announced channels if any."""
-    shapes = Counter((acq.data.shape, acq.trajectory_dimensions) for acq in readouts if acq.data.size)
+
+    def shape_of(acq: ismrmrd.Acquisition) -> tuple[int, ...]:
+        n_columns = acq.trajectory_dimensions
+        return acq.data.shape[0], n_columns, acq.data.shape[1] if of_one_length or not n_columns else 0
+
+    shapes = Counter(shape_of(acq) for acq in readouts if acq.data.size)
     if not shapes:
         return []
-    announced = [shape for shape in shapes if shape[0][0] == n_channels]
+    announced = [shape for shape in shapes if shape[0] == n_channels]
     best = max(announced or shapes, key=lambda shape: shapes[shape])
-    return [acq for acq in readouts if (acq.data.shape, acq.trajectory_dimensions) == best]
+    return [acq for acq in readouts if shape_of(acq) == best and acq.data.size]

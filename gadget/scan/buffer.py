@@ -11,9 +11,10 @@ from gadget import logs
 from gadget.errors import DataError
 from gadget.scan.assemble import assemble
 from gadget.scan.classify import Kind, classify, has_flag
+from gadget.scan.failed import FailedFrames
 from gadget.scan.frames import AcquiredFrame, FrameKey
-from gadget.scan.geometry import ScanGeometry
-from gadget.scan.partitions import slice_encoding, to_slices
+from gadget.scan.geometry import Encoding, ScanGeometry
+from gadget.scan.partitions import flat, slice_encoding, to_slices
 from gadget.stream.budget import OBJECT_BYTES, ByteBudget
 
 # Readouts that come after their frame was completed make a frame of their own only if they are
@@ -46,6 +47,8 @@ class AcquisitionBuffer:
         Noise readouts of one measurement, in order; another list when another one's take their place.
     counts
         Readouts seen, by `Kind`.
+    failed
+        Frames that could not be made.
     """
 
     def __init__(self, geometry: ScanGeometry, trigger: str = "auto", budget: ByteBudget | None = None) -> None:
@@ -55,11 +58,13 @@ class AcquisitionBuffer:
         self.noise: list[ismrmrd.Acquisition] = []
         self._next_noise: list[ismrmrd.Acquisition] = []
         self.counts: Counter[Kind] = Counter()
+        self.failed = FailedFrames()
         self._groups: dict[FrameKey, list[ismrmrd.Acquisition]] = {}
         # numbers of the readouts in `_groups`, and how many came so far, by what tells slices apart
         self._numbers: dict[FrameKey, list[int]] = {}
         self._arrived: Counter[FrameKey] = Counter()
         self._closed: dict[FrameKey, int] = {}
+        self._references: dict[FrameKey, list[ismrmrd.Acquisition]] = {}
         self._has_flags = False
         self._last: ismrmrd.AcquisitionHeader | None = None
         self._first: dict[FrameKey, Number] = {}
@@ -67,10 +72,12 @@ class AcquisitionBuffer:
     def add(self, acq: ismrmrd.Acquisition) -> list[AcquiredFrame]:
         """Take one readout; return the frames it completes, oldest first.
 
+        Frames that cannot be made are in `failed`.
+
         Raises
         ------
         DataError
-            E306 the buffer is full, and those of `gadget.scan.assemble.assemble`.
+            E306 the buffer is full.
         """
         self._take_next_noise()
         kind = classify(acq.flags)
@@ -82,13 +89,15 @@ class AcquisitionBuffer:
         before = self._next_measurement(head, key)
         self._has_flags = self._has_flags or _has_any(acq, (*_FIRST_FLAGS, *_LAST_FLAGS))
         done: list[FrameKey] = []
-        if self._belongs_to_image(kind, key):
+        if self._belongs_to_image(kind):
             if self.trigger == "auto" and key not in self._groups:
                 done += [other for other in self._groups if not self._waits(other) and self._has_all_lines(other)]
             self._count_bytes(acq)
             self._groups.setdefault(key, []).append(acq)
             self._numbers.setdefault(key, []).append(self._next_number(key))
             self._first.setdefault(key, number_of(head))
+        elif has_flag(acq.flags, ismrmrd.ACQ_IS_PHASECORR_DATA):
+            self._keep_reference(key, acq)
         # flags count on skipped readouts too: the last of a scan may be a navigator
         done += [other for other in self._flagged(head, key) if other not in done]
         return before + self._close(done)
@@ -109,6 +118,22 @@ class AcquisitionBuffer:
             for old in self.noise:
                 self._discount_bytes(old)
             self.noise, self._next_noise = self._next_noise, []
+
+    def _keep_reference(self, key: FrameKey, acq: ismrmrd.Acquisition) -> None:
+        """Keep a phase correction line for its frame, and for later ones of the slice that have none."""
+        self._count_bytes(acq)
+        self._references.setdefault(key, []).append(acq)
+
+    def _references_of(self, key: FrameKey) -> tuple[ismrmrd.Acquisition, ...]:
+        """Phase correction lines of a frame: its own, else the latest of its slice; older ones are forgotten."""
+        same_slice = [other for other in self._references if (other.encoding, other.slice) == (key.encoding, key.slice)]
+        if not same_slice:
+            return ()
+        chosen = key if key in same_slice else same_slice[-1]
+        for other in same_slice[: same_slice.index(chosen)]:
+            for acq in self._references.pop(other):
+                self._discount_bytes(acq)
+        return tuple(self._references[chosen])
 
     def _next_number(self, key: FrameKey) -> int:
         """Number of a readout among those of its slice, in the order in which they come, whatever their repetition."""
@@ -136,6 +161,9 @@ class AcquisitionBuffer:
         frames = self._close_at_end(list(self._groups))
         self._closed.clear()
         self._arrived.clear()
+        for acq in (acq for lines in self._references.values() for acq in lines):
+            self._discount_bytes(acq)
+        self._references.clear()
         self._has_flags = False
         return frames
 
@@ -151,9 +179,9 @@ class AcquisitionBuffer:
         """Complete the frames that have all their lines; called when the stream breaks off."""
         return self._close_at_end([key for key in self._groups if self._has_all_lines(key)])
 
-    def _belongs_to_image(self, kind: Kind, key: FrameKey) -> bool:
+    def _belongs_to_image(self, kind: Kind) -> bool:
         if kind is Kind.CALIBRATION:
-            return not self.geometry.encoding(key.encoding).has_foreign_calibration
+            return not any(encoding.has_foreign_calibration for encoding in self.geometry.encodings)
         return kind in (Kind.IMAGING, Kind.CALIBRATION_AND_IMAGING)
 
     def _flagged(self, head: ismrmrd.AcquisitionHeader, key: FrameKey) -> list[FrameKey]:
@@ -216,13 +244,23 @@ class AcquisitionBuffer:
 
     def _assembled(self, key: FrameKey, group: list[ismrmrd.Acquisition], numbers: list[int]) -> list[AcquiredFrame]:
         """Make the frame of a 2-D scan, or those of a slab's slices."""
-        encoding, n_channels = self.geometry.encoding(key.encoding), self.geometry.n_channels
-        if encoding.encoded.matrix[2] == 1:
-            return [assemble(key, group, encoding, n_channels, numbers=numbers)]
-        return [
-            assemble(FrameKey.of(part[0].getHead()), part, slice_encoding(encoding), n_channels)
-            for part in to_slices(group, encoding, str(key))
-        ]
+        encoding = self.geometry.encoding(key.encoding)
+        if encoding.encoded.matrix[2] == 1 or _is_one_partition(group, encoding):
+            return self._assembled_2d(key, group, flat(encoding), numbers)
+        frames: list[AcquiredFrame] = []
+        with self.failed.tolerated(str(key)):
+            for part in to_slices(group, encoding, str(key)):
+                frames += self._assembled_2d(FrameKey.of(part[0].getHead()), part, slice_encoding(encoding), None)
+        return frames
+
+    def _assembled_2d(
+        self, key: FrameKey, group: list[ismrmrd.Acquisition], encoding: Encoding, numbers: list[int] | None
+    ) -> list[AcquiredFrame]:
+        """Assemble a frame; nothing, and an entry in `failed`, where that is not possible."""
+        with self.failed.tolerated(str(key)):
+            frame = assemble(key, group, encoding, self.geometry.n_channels, numbers=numbers)
+            return [replace(frame, phase_references=self._references_of(key))]
+        return []
 
     def _count_bytes(self, acq: ismrmrd.Acquisition) -> None:
         if not self.budget.hold(_n_bytes(acq)):
@@ -241,6 +279,11 @@ def number_of(head: ismrmrd.AcquisitionHeader) -> Number:
     """What no other readout of a scan has: its count, its line and its indices (some sources count anew by these)."""
     i = head.idx
     return head.scan_counter, i.kspace_encode_step_1, i.kspace_encode_step_2, i.average, i.phase, i.repetition
+
+
+def _is_one_partition(group: list[ismrmrd.Acquisition], encoding: Encoding) -> bool:
+    """Whether a header that announces several partitions and wants one slice is that of a 2-D scan."""
+    return encoding.recon.matrix[2] == 1 and len({acq.idx.kspace_encode_step_2 for acq in group}) == 1
 
 
 def _has_any(acq: ismrmrd.Acquisition, flags: tuple[int, ...]) -> bool:

@@ -11,20 +11,23 @@ from gadget import logs
 from gadget.errors import DataError, HeaderError
 from gadget.scan.assemble import assemble
 from gadget.scan.classify import Kind, classify
+from gadget.scan.failed import FailedFrames
 from gadget.scan.frames import AcquiredFrame, FrameKey
 from gadget.scan.geometry import ScanGeometry
 from gadget.stream.recon_data import ReconBit, ReconBuffer
 
 
-def frames_of(bits: tuple[ReconBit, ...], geometry: ScanGeometry) -> Iterator[AcquiredFrame]:
+def frames_of(bits: tuple[ReconBit, ...], geometry: ScanGeometry, failed: FailedFrames) -> Iterator[AcquiredFrame]:
     """Frames of every bit, calibration lines merged where they are samples of the image.
+
+    Those that cannot be assembled are in `failed`.
 
     Raises
     ------
     HeaderError
         E204 several partitions.
     DataError
-        E305 arrays and headers that do not belong together, E320 a trajectory, and those of `assemble`.
+        E305 arrays and headers that do not belong together, E320 a trajectory.
     """
     for bit in bits:
         shape = bit.data.data.shape
@@ -37,10 +40,10 @@ def frames_of(bits: tuple[ReconBit, ...], geometry: ScanGeometry) -> Iterator[Ac
                 "Send acquisitions of non-Cartesian scans: see pogmdm_noncartesian.xml.",
             )
         for slc in range(shape[6]):
-            yield from _frames_of_slice(bit, slc, geometry)
+            yield from _frames_of_slice(bit, slc, geometry, failed)
 
 
-def _frames_of_slice(bit: ReconBit, slc: int, geometry: ScanGeometry) -> Iterator[AcquiredFrame]:
+def _frames_of_slice(bit: ReconBit, slc: int, geometry: ScanGeometry, failed: FailedFrames) -> Iterator[AcquiredFrame]:
     """Frames in the order of S and N; averages, which chains keep apart as S or N, are parts of one image."""
     images: dict[FrameKey, list[ismrmrd.Acquisition]] = {}
     calibration: dict[FrameKey, dict[int, ismrmrd.Acquisition]] = {}
@@ -58,7 +61,11 @@ def _frames_of_slice(bit: ReconBit, slc: int, geometry: ScanGeometry) -> Iterato
         readouts.sort(key=lambda acq: acq.idx.kspace_encode_step_1)
         wanted = [acq for acq in readouts if classify(acq.flags) not in (Kind.NOISE, Kind.SKIP)]
         # the header's receiverChannels is that before a compression upstream
-        yield assemble(key, wanted or readouts, geometry.encoding(key.encoding), None)
+        frame = None
+        with failed.tolerated(str(key)):
+            frame = assemble(key, wanted or readouts, geometry.encoding(key.encoding), None)
+        if frame is not None:
+            yield frame
 
 
 def _calibration(

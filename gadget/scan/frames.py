@@ -35,7 +35,7 @@ class FrameKey(NamedTuple):
 
 @dataclass(frozen=True)
 class AcquiredFrame:
-    """Readouts of one image, all of one shape, in the order they came.
+    """Readouts of one image, with the same channels, in the order they came.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class AcquiredFrame:
     encoding
         The encoding space it belongs to.
     data
-        complex64 `(readout, coil, sample)`, scanner units.
+        complex64 `(readout, coil, sample)`, scanner units; 0 beyond the samples of shorter ones (off the grid).
     rows
         Row of the encoded matrix of each readout, int `(readout,)`, centre at ny // 2; off the grid its number in the
         order in which the slice's readouts came, over the whole scan and counting those that were dropped.
@@ -60,6 +60,8 @@ class AcquiredFrame:
         Short upper-case words, e.g. ``INCOMPLETE``.
     is_window
         Whether it is a part of a running scan that begins anywhere.
+    phase_references
+        Lines without phase encoding that tell how reversed lines differ from the others (EPI).
     """
 
     key: FrameKey
@@ -72,6 +74,7 @@ class AcquiredFrame:
     on_grid: bool = True
     warnings: tuple[str, ...] = ()
     is_window: bool = False
+    phase_references: tuple[ismrmrd.Acquisition, ...] = ()
 
     @property
     def trajectory_name(self) -> str:

@@ -42,6 +42,8 @@ class Encoding:
         ``tiny_golden``, or an empty string.
     steps
         Values kspace_encode_step_1 may have by its limits, or None where the header does not say.
+    has_foreign_description
+        Whether there is a trajectoryDescription that says more than an angle scheme, which nobody here reads.
     """
 
     encoded: Space
@@ -55,6 +57,7 @@ class Encoding:
     centre_partition: int = 0
     spokes: str = ""
     steps: range | None = None
+    has_foreign_description: bool = False
 
     @property
     def has_foreign_calibration(self) -> bool:

@@ -14,10 +14,12 @@ from xsdata.exceptions import ParserError
 
 from gadget.errors import HeaderError
 from gadget.scan.geometry import Encoding, ScanGeometry, Space
+from gadget.scan.partitions import flat
 
 Header: TypeAlias = xsd.ismrmrdHeader | bytes | str
 
 MIN_MATRIX = 8
+_NAMESPACE = "http://www.ismrm.org/ISMRMRD"
 _REMEDY = "Correct it where the file was made."
 # of elements (or their types in the schema) that are missing
 _CODES = {"matrixSize": 214, "matrixSizeType": 214, "fieldOfView_mm": 215, "fieldOfViewMm": 215}
@@ -39,7 +41,7 @@ def read_geometry(header: Header, max_matrix: int = 1024) -> ScanGeometry:
     ------
     HeaderError
         E201 not an ISMRMRD header, E202 no encoding, E204 3-D without a slab, E207 a document type, E214 matrix,
-        E215 field of view, E217 other numbers.
+        E215 field of view, E217 other numbers, E218 simultaneous slices.
     """
     if isinstance(header, bytes | str):
         header = parse(header)
@@ -76,8 +78,12 @@ def parse(xml: bytes | str) -> xsd.ismrmrdHeader:
         with warnings.catch_warnings():
             # text where a number should be is only a warning there; here it is E214 below
             warnings.simplefilter("ignore")
-            if not ElementTree.fromstring(raw).tag.endswith("ismrmrdHeader"):  # noqa: S314 - without entities, see above
+            root = ElementTree.fromstring(raw)  # noqa: S314 - without entities, see above
+            if not root.tag.endswith("ismrmrdHeader"):
                 raise ParserError("another root")  # the parser would take any
+            if not root.tag.startswith("{"):  # self-made writers leave the namespace out
+                root.set("xmlns", _NAMESPACE)
+                raw = ElementTree.tostring(root, encoding="utf-8")
             parser = XmlParser(config=ParserConfig(fail_on_unknown_properties=False))
             return parser.from_bytes(raw, ismrmrd.xsd.ismrmrdHeader)
     except (ParserError, SyntaxError, ValueError, TypeError, LookupError) as error:
@@ -98,7 +104,7 @@ def to_xml(header: xsd.ismrmrdHeader) -> bytes:
     from xsdata.formats.dataclass.serializers.config import SerializerConfig
 
     serializer = XmlSerializer(config=SerializerConfig(encoding="utf-8"))
-    return serializer.render(header, ns_map={"": "http://www.ismrm.org/ISMRMRD"}).encode()
+    return serializer.render(header, ns_map={"": _NAMESPACE}).encode()
 
 
 def _encoding(encoding: xsd.encodingType, where: str, max_matrix: int) -> Encoding:
@@ -121,6 +127,7 @@ def _encoding(encoding: xsd.encodingType, where: str, max_matrix: int) -> Encodi
                 f"{encoded.fov_mm[axis]:g} (expected a ratio of 1/16..4).",
                 _REMEDY,
             )
+    _refuse_multiband(encoding.parallelImaging, f"{where}.parallelImaging.multiband")
     limits = encoding.encodingLimits
     rows = getattr(limits, "kspace_encoding_step_1", None)
     ny = encoded.matrix[1]
@@ -150,7 +157,9 @@ def _encoding(encoding: xsd.encodingType, where: str, max_matrix: int) -> Encodi
     parallel = encoding.parallelImaging
     factor = getattr(getattr(parallel, "accelerationFactor", None), "kspace_encoding_step_1", None)
     name = f"{where}.parallelImaging.accelerationFactor"
-    return Encoding(
+    description = str(getattr(encoding.trajectoryDescription, "identifier", None) or "")
+    spokes = scheme_of(description) or scheme_of(_word(encoding.trajectory))
+    made = Encoding(
         encoded=encoded,
         recon=recon,
         trajectory=_word(encoding.trajectory) or "cartesian",
@@ -160,10 +169,24 @@ def _encoding(encoding: xsd.encodingType, where: str, max_matrix: int) -> Encodi
         calibration=_word(getattr(parallel, "calibrationMode", None)),
         last=last,
         centre_partition=centre_partition,
-        spokes=scheme_of(str(getattr(encoding.trajectoryDescription, "identifier", None) or ""))
-        or scheme_of(_word(encoding.trajectory)),
+        spokes=spokes,
         steps=steps,
+        has_foreign_description=bool(description) and not spokes,
     )
+    # Pulseq's 2-D scans announce 2 partitions after the Siemens converter (pulseq#34)
+    is_one = partitions is not None and partitions.minimum == partitions.maximum and recon.matrix[2] == 1
+    return flat(made) if is_one else made
+
+
+def _refuse_multiband(parallel: xsd.parallelImagingType | None, where: str) -> None:
+    """Raise E218 where readouts hold several slices at once: nothing here separates them."""
+    factor = getattr(getattr(parallel, "multiband", None), "multiband_factor", None)
+    if isinstance(factor, int) and factor > 1:
+        raise HeaderError(
+            218,
+            f"{where}: {factor} simultaneous slices, which are not separated here.",
+            "Separate them upstream, and leave <multiband> out of the header.",
+        )
 
 
 def _word(value: object) -> str:

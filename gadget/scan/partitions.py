@@ -32,6 +32,17 @@ def slice_encoding(encoding: Encoding) -> Encoding:
     return replace(encoding, encoded=one(encoding.encoded), recon=one(encoding.recon), last=last)
 
 
+def flat(encoding: Encoding) -> Encoding:
+    """Encoding of a 2-D scan whose header announces several partitions; its slices are as thick as the slab."""
+
+    def one(space: Space) -> Space:
+        return Space((*space.matrix[:2], 1), space.fov_mm)
+
+    if encoding.encoded.matrix[2] == encoding.recon.matrix[2] == 1:
+        return encoding
+    return replace(encoding, encoded=one(encoding.encoded), recon=one(encoding.recon))
+
+
 def n_slices(encoding: Encoding) -> int:
     """Slices of a slab inside the wanted field of view, as thick as a partition."""
     nz = encoding.encoded.matrix[2]

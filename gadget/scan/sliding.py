@@ -59,7 +59,7 @@ class SlidingBuffer(AcquisitionBuffer):
         self.counts[kind] += 1
         key = FrameKey.of(head)._replace(phase=0, repetition=0)
         before = self._next_measurement(head, key)
-        if not self._belongs_to_image(kind, key):
+        if not self._belongs_to_image(kind):
             return before
         window = self._windows.setdefault(key, [])
         window.append(acq)
@@ -68,11 +68,11 @@ class SlidingBuffer(AcquisitionBuffer):
         self._count_bytes(acq)
         if len(window) < self.shots:
             return before
-        frame = self._frame(key)
+        frames = self._frame(key)
         for old in window[: self.step]:
             self._discount_bytes(old)
         del window[: self.step], self._window_numbers[key][: self.step]
-        return [*before, frame]
+        return before + frames
 
     def _end_measurement(self) -> list[AcquiredFrame]:
         """Complete what there is, and begin new windows."""
@@ -94,9 +94,16 @@ class SlidingBuffer(AcquisitionBuffer):
         return frames
 
     def _unfilled(self) -> list[AcquiredFrame]:
-        return [self._frame(key) for key, window in self._windows.items() if window and not self._made[key]]
+        unfilled = [key for key, window in self._windows.items() if window and not self._made[key]]
+        return [frame for key in unfilled for frame in self._frame(key)]
 
-    def _frame(self, key: FrameKey) -> AcquiredFrame:
+    def _frame(self, key: FrameKey) -> list[AcquiredFrame]:
+        """Make a frame of the window of a slice; nothing, and an entry in `failed`, where that is not possible."""
+        with self.failed.tolerated(str(key)):
+            return [self._assembled_window(key)]
+        return []
+
+    def _assembled_window(self, key: FrameKey) -> AcquiredFrame:
         encoding, n_channels = self.geometry.encoding(key.encoding), self.geometry.n_channels
         number = self._made[key]
         self._made[key] += 1

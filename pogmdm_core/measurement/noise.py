@@ -5,38 +5,85 @@ Source: Roemer 1990, doi:10.1002/mrm.1910160203; Hansen & Kellman 2015, doi:10.1
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from pogmdm_core.errors import DataError
 from pogmdm_core.frame import KSpaceFrame
 
+_DEAD = 1e-6  # of the median variance: a channel without noise
 _OUTER_PARTS = 5
 _ENOUGH_VALUES = 1000  # a level is known to 4 % then
 _NORMAL_MEDIAN = 0.6745  # of |x|, x normal with standard deviation 1
 
 
-def noise_covariance(noise: torch.Tensor) -> torch.Tensor:
-    """Covariance of noise readouts, shrunk towards its diagonal when samples are few.
+@dataclass(frozen=True)
+class NoiseCovariance:
+    """Covariance of the receivers' noise, and how well it is known.
+
+    Attributes
+    ----------
+    matrix
+        Hermitian `(coil, coil)`, complex128, E[n n^H].
+    shading
+        By what share its error makes images brighter or darker from place to place, roughly (one standard deviation).
+    """
+
+    matrix: torch.Tensor
+    shading: float
+
+
+def noise_covariance(noise: torch.Tensor) -> NoiseCovariance:
+    """Covariance of noise readouts, shrunk as far as it is not known from so few samples.
+
+    Correlations are shrunk towards 0 and variances towards their median, each by the share of their spread that their
+    own errors make up: receivers alike and independent are taken for such from few samples, strong correlations are
+    kept. The result is positive definite for live channels at any n.
 
     Parameters
     ----------
     noise
         Noise samples, complex `(coil, n)`, n >= 2.
 
-    Returns
-    -------
-        Hermitian `(coil, coil)`, complex128, E[n n^H]. The off-diagonal part is scaled by
-        1 - min(1, n_coils / n), so that it is positive definite for live channels at any n.
+    Source: Schaefer & Strimmer 2005, doi:10.2202/1544-6115.1175 (correlations); Opgen-Rhein & Strimmer 2007,
+    doi:10.2202/1544-6115.1252 (variances).
     """
     if noise.ndim != 2 or noise.shape[1] < 2:
         raise DataError(310, f"noise must be (coil, n) with n >= 2, got {tuple(noise.shape)}.")
     noise = noise.to(torch.complex128)
     noise = noise - noise.mean(dim=1, keepdim=True)
     n_coils, n = noise.shape
-    cov = noise @ noise.mH / (n - 1)
-    keep = 1 - min(1.0, n_coils / n)
-    diagonal = torch.diag(torch.diagonal(cov))
-    return diagonal + keep * (cov - diagonal)
+    power = noise.abs().square()
+    variance = power.sum(1) / (n - 1)
+    live = variance > _DEAD * variance.median()
+    if not bool(live.any()) or not bool(torch.isfinite(variance).all()):
+        return NoiseCovariance(noise @ noise.mH / (n - 1), 0.0)
+    # of a mean of n: its variance is that of the summands over n
+    errors = (power - power.mean(1, keepdim=True)).square().sum(1)[live] * n / (n - 1) ** 3
+    middle = variance[live].median()
+    even = _share(errors.sum(), (variance[live] - middle).square().sum())
+    shrunk = torch.where(live, even * middle + (1 - even) * variance, variance)
+
+    unit = torch.where(live, variance, 1.0).sqrt()
+    scaled = noise / unit[:, None]
+    correlation = scaled @ scaled.mH / (n - 1)
+    power = scaled.abs().square()
+    errors = (power @ power.T / n - (scaled @ scaled.mH / n).abs().square()) * n**2 / (n - 1) ** 3
+    apart = ~torch.eye(n_coils, dtype=torch.bool, device=noise.device) & live & live[:, None]
+    loose = _share(errors[apart].sum(), correlation[apart].abs().square().sum())
+    loose = loose.clamp_min(1 / n**2)  # two or three samples know no errors
+    correlation = torch.where(apart, (1 - loose) * correlation, torch.diag(torch.diagonal(correlation)))
+    matrix = correlation * shrunk.sqrt() * shrunk.sqrt()[:, None]
+    matrix = (matrix + matrix.mH) / 2
+    matrix.diagonal().copy_(shrunk)
+    known = (1 - float(even)) / n**0.5, (1 - float(loose)) / max(n - n_coils, 1) ** 0.5
+    return NoiseCovariance(matrix, max(known) / 4)  # neighbouring places share half of it
+
+
+def _share(part: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+    """How much of a sum of squares is error, in [0, 1]; all of it where there is nothing."""
+    return torch.where(whole > 0, (part / whole.clamp_min(torch.finfo(whole.dtype).tiny)).clamp(0, 1), 1.0)
 
 
 def whitening_matrix(covariance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -63,7 +110,7 @@ def whitening_matrix(covariance: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     positive = variance[variance > 0]
     if positive.numel() == 0:
         raise DataError(310, "every channel of the noise scan is dead (zero variance).")
-    live = torch.nonzero(variance > 1e-6 * positive.median()).squeeze(1)
+    live = torch.nonzero(variance > _DEAD * positive.median()).squeeze(1)
     cov = covariance.to(torch.complex128)[live][:, live]
     factor = torch.linalg.cholesky(cov)
     eye = torch.eye(len(live), dtype=torch.complex128, device=cov.device)

@@ -51,7 +51,7 @@ class NoiseLevel:
 
 def against_kspace(frame: KSpaceFrame) -> NoiseLevel:
     """Hold ``frame.noise_std`` against the quietest outer k-space; where there is none, or it cannot be, take that."""
-    quietest, claimed = estimate_frame_noise(frame), frame.noise_std
+    quietest, claimed = max(estimate_frame_noise(frame), frame.noise_floor), frame.noise_std
     if not claimed:
         return NoiseLevel(quietest, quietest, False)
     if claimed > TOO_LOUD * quietest > 0:
@@ -61,7 +61,7 @@ def against_kspace(frame: KSpaceFrame) -> NoiseLevel:
     return NoiseLevel(claimed, quietest, True)
 
 
-def against_fit(level: NoiseLevel, residual: float, n_pixels: int, n_measured: int) -> NoiseLevel:
+def against_fit(level: NoiseLevel, residual: float, n_pixels: int, n_measured: int, floor: float = 0.0) -> NoiseLevel:
     """Hold a level against the residual of image and coils that were fitted as far as their residual fell.
 
     Parameters
@@ -72,6 +72,8 @@ def against_fit(level: NoiseLevel, residual: float, n_pixels: int, n_measured: i
         Root mean square of the fit's residual per real/imaginary part, units of the k-space.
     n_pixels, n_measured
         Complex unknowns of the image, and complex samples of all coils.
+    floor
+        What the noise is at least.
 
     Returns
     -------
@@ -80,7 +82,7 @@ def against_fit(level: NoiseLevel, residual: float, n_pixels: int, n_measured: i
     free = free_share(n_pixels, n_measured)
     if not free:
         return level
-    bound = residual / free**0.5
+    bound = max(residual / free**0.5, floor)
     if not level.is_measured:
         return replace(level, std=min(level.std, bound))
     if level.std > TOO_LOUD * bound:

@@ -51,5 +51,5 @@ def emitted(scan=None, result_changes=None, **settings):
     result = reconstruct(made.frame, None, config)
     for name, value in (result_changes or {}).items():
         object.__setattr__(result, name, value)
-    emitter = Emitter(config, load_prior())
+    emitter = Emitter(config, load_prior(), read_geometry((scan or Scan()).header()))
     return made, result, emitter, emitter.images(result, made)

@@ -8,6 +8,7 @@ from helpers.mrd_factory import Scan
 from gadget.errors import OutputError
 from gadget.images.emit import Emitter
 from gadget.images.integer_pixels import LARGEST, PixelScale
+from gadget.scan.header import read_geometry
 from gadget.settings.load import load
 
 
@@ -89,7 +90,8 @@ def test_coil_maps_stay_complex_in_a_series_of_their_own():
 
 def test_the_fallback_is_whole_numbers_too():
     prepared = prepared_of(Scan())
-    emitter = Emitter(load(properties={"output.dtype": "uint16"}), type("Prior", (), {"sha256": "0"}))
+    prior = type("Prior", (), {"sha256": "0"})
+    emitter = Emitter(load(properties={"output.dtype": "uint16"}), prior, read_geometry(Scan().header()))
     (image,) = emitter.fallback(torch.ones(40, 48), prepared)
     np.testing.assert_allclose(values_of(image), 1, atol=1e-3)
 
