@@ -157,7 +157,11 @@ def test_header_without_encoding(run):
 
 
 def test_three_dimensional_scan(run):
-    failed(run(Scan(overrides={"ez": 8})), DataError, "E204")
+    """Partitions of which only one comes are those of a 2-D scan, unless several slices are wanted."""
+    header = Scan(overrides={"ez": 8}).header()
+    assert len(run(header=header).images) == 2
+    before, after = header.split(b"<reconSpace>")
+    failed(run(header=before + b"<reconSpace>" + after.replace(b"<z>1</z>", b"<z>8</z>", 1)), DataError, "E204")
 
 
 def test_wrong_settings(run):

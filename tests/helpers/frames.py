@@ -20,6 +20,7 @@ def frames_of(header, acquisitions):
     geometry = read_geometry(header)
     buffer = AcquisitionBuffer(geometry)
     frames = [frame for acq in acquisitions for frame in buffer.add(acq)] + buffer.flush()
+    buffer.failed.raise_first(0)
     return geometry, buffer, frames
 
 

@@ -72,7 +72,9 @@ def test_time_up_in_the_second_attempt_keeps_the_first(case):
     run = Run(see, lambda: len(stage) == 4)
     found = judge(case, run)
     assert stage == ["MAP", "held-out k-space", "MAP", "held-out k-space"] and run.status == "cancelled"
-    assert found.weight == 1 and torch.equal(found.image, first.image) and found.held.misfit == first.held.misfit
+    assert found.weight == 1 and torch.equal(found.image, first.image)
+    assert found.held.n_groups == found.held.n_planned  # of the first weight: the second's were not finished
+    assert found.held.misfit == pytest.approx(first.held.misfit, rel=0.05)  # a choice of weights takes a finer look
     shares = [p.done / p.total for p in steps if p.stage == "held-out k-space"]
     assert shares == sorted(shares) and 0.5 < shares[-1] <= 0.7
 

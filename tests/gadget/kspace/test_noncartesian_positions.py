@@ -19,6 +19,11 @@ from pogmdm_core.measurement.trajectories import radial
 UNITS = {"normalized": lambda n: 1 / n, "radians": lambda n: 2 * np.pi / n, "per_fov": lambda n: 1.0}
 
 
+def units_of(n):
+    """Factors to cycles per field of view `(x, y)` of a matrix of n, of the units that need no field of view."""
+    return {name: np.full(2, 1 / to_unit(n)) for name, to_unit in UNITS.items()}
+
+
 def with_columns(acquisitions, change):
     """The same readouts, with ``change(traj)`` `(sample, dims)` for their trajectory."""
     made = []
@@ -42,7 +47,7 @@ def spokes(n=40, n_spokes=13, n_read=80):
 @given(unit=st.sampled_from(sorted(UNITS)), n=st.integers(32, 1024), share=st.floats(0.35, 1.0))
 def test_the_unit_is_found_whatever_the_matrix(unit, n, share):
     k = spokes(n) * share * UNITS[unit](n)
-    assert _unit(k, np.array([n, n]), "frame") == unit
+    assert _unit(k, units_of(n), np.array([n, n]), "frame") == unit
 
 
 @pytest.mark.fault("F26")
@@ -51,7 +56,7 @@ def test_the_unit_is_found_whatever_the_matrix(unit, n, share):
 def test_a_unit_is_never_guessed_beyond_the_matrix_nor_between_two(n, reach):
     k = spokes(n) / n * 2 * reach
     try:
-        unit = _unit(k, np.array([n, n]), "frame")
+        unit = _unit(k, units_of(n), np.array([n, n]), "frame")
     except DataError as error:
         assert error.code == 322
         return

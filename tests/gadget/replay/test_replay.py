@@ -105,7 +105,6 @@ def test_progress_and_log_lines_are_relayed(fake):
 @pytest.mark.parametrize(
     ("target", "error", "message"),
     [
-        ("coded_error", errors.HeaderError, r"^E214 matrixSize.x is 0, expected 8\.\.1024\.$"),
         ("silent", errors.OutputError, "E605"),
         ("crash", errors.ComputeError, r"E500 .*status 1 \(ValueError\)"),
         ("die", errors.TransportError, "E401"),
@@ -120,6 +119,16 @@ def test_a_failing_gadget_is_an_error_and_leaves_nothing(fake, tmp_path, target,
     assert nothing_is_left(tmp_path)
     assert "ZZPATIENTZZ" not in str(caught.value) + "".join(display.lines)
     assert "Traceback" not in "".join(display.lines)
+
+
+@pytest.mark.e2e
+@pytest.mark.fault("F01")
+def test_images_before_an_error_are_kept_and_the_error_is_told(fake, tmp_path):
+    outcome = fake("coded_error")
+    assert str(outcome.failure) == "E214 matrixSize.x is 0, expected 8..1024."
+    assert isinstance(outcome.failure, errors.HeaderError)
+    assert outcome.series == {1: 1}
+    assert (tmp_path / "out.h5").read_bytes().startswith(b"\x89HDF")
 
 
 @pytest.mark.e2e

@@ -19,7 +19,9 @@ def feed(scan, acquisitions=None, trigger="auto", **limits):
     acquisitions = scan.acquisitions() if acquisitions is None else acquisitions
     for position, acq in enumerate(acquisitions):
         out += [(position, frame) for frame in buffer.add(acq)]
-    return buffer, out + [(-1, frame) for frame in buffer.flush()]
+    out += [(-1, frame) for frame in buffer.flush()]
+    buffer.failed.raise_first(0)
+    return buffer, out
 
 
 def bit(flag):
@@ -203,7 +205,9 @@ def test_rows_outside_the_encoding_limits():
 
     def frames():
         buffer = AcquisitionBuffer(read_geometry(header))
-        return [f for acq in scan.acquisitions() for f in buffer.add(acq)]
+        made = [f for acq in scan.acquisitions() for f in buffer.add(acq)]
+        buffer.failed.raise_first(0)
+        return made
 
     (frame,) = frames()
     assert sorted(frame.rows) == list(range(78))

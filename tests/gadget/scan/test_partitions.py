@@ -38,7 +38,9 @@ def slab(header, flat, columns=2, n_wanted=NZ):
 
 def frames_of(header, acquisitions):
     buffer = AcquisitionBuffer(read_geometry(header))
-    return [f for acq in acquisitions for f in buffer.add(acq)] + buffer.flush()
+    frames = [f for acq in acquisitions for f in buffer.add(acq)] + buffer.flush()
+    buffer.failed.raise_first(0)
+    return frames
 
 
 def flat_cartesian():
