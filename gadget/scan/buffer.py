@@ -238,8 +238,16 @@ class AcquisitionBuffer:
             if len(group) < _LATE_SHARE * self._closed.get(key, 0):
                 logs.get().warning("%s: dropped %d readouts that came after its last one", key, len(group))
                 continue
+            made = self._assembled(key, group, numbers)
+            if key in self._closed and all(acq.idx.average > 0 for acq in group):
+                logs.get().warning(
+                    "%s: further averages of a frame that was complete: the header's encodingLimits tell of none. They "
+                    "make an image of their own",
+                    key,
+                )
+                made = [replace(frame, warnings=(*frame.warnings, "AVERAGES_APART")) for frame in made]
             self._closed[key] = len(group)
-            frames += self._assembled(key, group, numbers)
+            frames += made
         return frames
 
     def _assembled(self, key: FrameKey, group: list[ismrmrd.Acquisition], numbers: list[int]) -> list[AcquiredFrame]:
