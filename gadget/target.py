@@ -190,11 +190,13 @@ def frames(link: Link, buffer: AcquisitionBuffer, items: Iterable[Message]) -> I
         "A gadget before this one may have ended the scan: NoiseAdjustGadget does where the header has no patientID or "
         "measurementID, as de-identified scans have not. See Gadgetron's log, or use pogmdm_standalone.xml."
     )
-    raise TransportError(
-        405,
-        f"no acquisitions: the scan ended with no imaging readouts among {counts.total()}.",
-        "Check the sender and its acquisition flags." if counts else upstream,
+    flags = (
+        f"{counts[Kind.SKIP]} carry flags of other uses (navigator, phase correction, dummy, surface coil correction, "
+        "...): clear those in the converter if they are the scan. siemens_to_ismrmrd sets the last of them on imaging "
+        "readouts whose channels want a factor."
     )
+    hint = (flags if counts[Kind.SKIP] else "Check the sender and its acquisition flags.") if counts else upstream
+    raise TransportError(405, f"no acquisitions: the scan ended with no imaging readouts among {counts.total()}.", hint)
 
 
 def handed_on(made: deque[AcquiredFrame]) -> Iterator[AcquiredFrame]:

@@ -51,6 +51,8 @@ def read_geometry(header: Header, max_matrix: int = 1024) -> ScanGeometry:
     checked = tuple(_encoding(e, f"encoding[{i}]", max_matrix) for i, e in enumerate(encodings))
     system = getattr(header, "acquisitionSystemInformation", None)
     n_channels = getattr(system, "receiverChannels", None)
+    if n_channels == 0:  # writers that do not know
+        n_channels = None
     if n_channels is not None:
         n_channels = _integer(n_channels, "receiverChannels", 1, 65535, code=217)
     bandwidth = getattr(system, "relativeReceiverNoiseBandwidth", None)

@@ -519,3 +519,41 @@ def test_a_fastmri_file_is_called_by_its_name(tmp_path):
         made.create_dataset("ismrmrd_header", data="<x/>", dtype=h5py.string_dtype())
     with pytest.raises(DataError, match="E301 fast.h5 is a fastMRI file"):
         messages(tmp_path / "fast.h5")
+
+
+# --- headers of converters ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        pytest.param({"rx": 96, "ry": 80}, id="interpolated, ismrmrd#131"),
+        pytest.param({"efx": 0.192, "efy": 0.08, "rfx": 0.096, "rfy": 0.08}, id="metres, MRIReco#33"),
+    ],
+)
+def test_spaces_of_converters(overrides):
+    expected = prepared_of(Scan(acceleration=2)).frame.kspace
+    found = prepared_of(Scan(acceleration=2, overrides=overrides))
+    torch.testing.assert_close(found.frame.kspace, expected)
+    assert not found.warnings
+
+
+def test_no_number_of_channels_and_no_counting_from_zero():
+    scan = Scan(acceleration=2)
+    acquisitions = scan.acquisitions()
+    for acq in acquisitions:
+        acq.measurement_uid = 0
+        acq.idx.contrast, acq.idx.slice = 1, 3
+    header = scan.header().replace(b"<receiverChannels>4<", b"<receiverChannels>0<")
+    assert torch.equal(prepared(header, acquisitions).frame.kspace, prepared_of(scan).frame.kspace)
+
+
+def test_a_scan_of_flagged_readouts_says_which_flags_are_in_the_way(run):
+    """ismrmrd#246: siemens_to_ismrmrd marks readouts that want a factor per channel as surface coil correction."""
+    scan = Scan(acceleration=2)
+    noise, *lines = scan.acquisitions()
+    for acq in lines:
+        acq.set_flag(ismrmrd.ACQ_IS_SURFACECOILCORRECTIONSCAN_DATA)
+    outcome = run(scan.header(), [noise, *lines])
+    assert outcome.errors[0].startswith("E405")
+    assert "24 carry flags of other uses" in outcome.errors[0]
