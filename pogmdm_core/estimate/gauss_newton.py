@@ -12,15 +12,14 @@ Source: Uecker, Hohage, Block & Frahm 2008, doi:10.1002/mrm.21691.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
 
 from pogmdm_core.estimate.conjugate_gradient import conjugate_gradient
-from pogmdm_core.measurement.encoding import EncodingModel, shares_of_coils
+from pogmdm_core.measurement.encoding import EncodingModel, coils_together
 from pogmdm_core.measurement.fourier import Fourier
-from pogmdm_core.threads import side_by_side, summed
 
 _SMOOTH_A, _SMOOTH_B = 220.0, 32.0
 _LEAST_WEIGHT = 1e-5  # of a coefficient that is kept
@@ -82,17 +81,11 @@ class _Derivative:
         """Adjoint without F^H, of the coil images `(some, y, x)` that `seen` makes: one vector of unknowns."""
         found = self._x.new_zeros(self._smooth.n_unknowns(len(self._c)))
         dx, dchat = self._smooth.split(found)
-
-        def image_of(parts: Sequence[slice]) -> torch.Tensor:
-            total = torch.zeros_like(dx)
-            for part in parts:
-                y = seen(part)
-                for image, coil in zip(y, self._c_conjugate[part], strict=True):
-                    total.addcmul_(image, coil)
-                dchat[part] = self._smooth.adjoint(y.mul_(self._x_conjugate))
-            return total
-
-        dx.copy_(summed(side_by_side(image_of, shares_of_coils(len(self._c), self._x))))
+        for part in coils_together(len(self._c), self._x):
+            y = seen(part)
+            for image, coil in zip(y, self._c_conjugate[part], strict=True):
+                dx.addcmul_(image, coil)
+            dchat[part] = self._smooth.adjoint(y.mul_(self._x_conjugate))
         return found
 
     def misfit(self, b: torch.Tensor, part: slice) -> torch.Tensor:

@@ -10,7 +10,6 @@ the number of samples. Gradients follow torch's convention (d/dRe + i d/dIm).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property
 
 import torch
@@ -21,7 +20,6 @@ from pogmdm_core.measurement.density import gridded_coil_images
 from pogmdm_core.measurement.fourier import Fourier
 from pogmdm_core.measurement.linear import LinearOperator, Shape
 from pogmdm_core.measurement.noncartesian import NonCartesianFourier
-from pogmdm_core.threads import n_side_by_side, shared_out, side_by_side, summed
 
 _NEAR_BYTES = 2**21
 
@@ -60,16 +58,12 @@ class ImageOperator(LinearOperator):
     def normal(self, x: torch.Tensor) -> torch.Tensor:
         """Sum over coils of conj(csm_c) N(csm_c x), a few coils at a time."""
         csm, conjugate = self.csm, self._conjugate
-
-        def total_of(parts: Sequence[slice]) -> torch.Tensor:
-            total = torch.zeros_like(x * csm[..., 0, :, :])
-            for part in parts:
-                seen = self.fourier.normal(csm[..., part, :, :] * x.unsqueeze(-3))
-                for image, weight in zip(seen.unbind(-3), conjugate[..., part, :, :].unbind(-3), strict=True):
-                    total.addcmul_(image, weight)
-            return total
-
-        return summed(side_by_side(total_of, shares_of_coils(csm.shape[-3], x)))
+        total = torch.zeros_like(x * csm[..., 0, :, :])
+        for part in coils_together(csm.shape[-3], x):
+            seen = self.fourier.normal(csm[..., part, :, :] * x.unsqueeze(-3))
+            for image, weight in zip(seen.unbind(-3), conjugate[..., part, :, :].unbind(-3), strict=True):
+                total.addcmul_(image, weight)
+        return total
 
     def dominant(self, n_coils: int) -> ImageOperator:
         """Return an operator whose `normal` is nearly this one's for a share of the cost: to guess solutions with.
@@ -200,15 +194,6 @@ def coils_together(n_coils: int, image: torch.Tensor) -> list[slice]:
     n_bytes = image.numel() * image.element_size()
     together = max(1, _NEAR_BYTES // n_bytes) if image.device.type == "cpu" else n_coils
     return [slice(first, min(first + together, n_coils)) for first in range(0, n_coils, together)]
-
-
-def shares_of_coils(n_coils: int, image: torch.Tensor) -> list[list[slice]]:
-    """Coils of each thread, and of those the ones to be handled at once; see `coils_together`."""
-    shares = []
-    for coils in shared_out(n_coils, n_side_by_side(image)):
-        parts = coils_together(len(coils), image)
-        shares.append([slice(coils.start + part.start, coils.start + part.stop) for part in parts])
-    return shares
 
 
 def root_sum_of_squares(coil_images: torch.Tensor) -> torch.Tensor:

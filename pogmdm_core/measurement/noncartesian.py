@@ -9,7 +9,6 @@ Source: Fessler et al. 2005, doi:10.1109/TSP.2005.853152; Wajer & Pruessmann 200
 
 from __future__ import annotations
 
-import threading
 from functools import cached_property
 
 import torch
@@ -52,7 +51,6 @@ class NonCartesianFourier(Fourier):
         self.backend = f"toeplitz ({self._nufft.name})"
         self.sample_shape = (self.n_samples,)
         self._kernels: dict[torch.dtype, torch.Tensor] = {}
-        self._lock = threading.Lock()  # several threads may be the first to need it
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Images `(..., y, x)` to samples `(..., n)`."""
@@ -64,8 +62,7 @@ class NonCartesianFourier(Fourier):
 
     def normal(self, x: torch.Tensor) -> torch.Tensor:
         """Images to images, `(..., y, x)`, by the Toeplitz form."""
-        with self._lock:
-            kernel = self._kernel(x.dtype)
+        kernel = self._kernel(x.dtype)
         if x.device.type != "cpu":
             return self._convolve(x, kernel)
         # one by one an image stays in the processor's cache: up to twice as fast as the batch

@@ -15,14 +15,12 @@ from __future__ import annotations
 import copy
 import warnings
 from collections import OrderedDict
-from collections.abc import Sequence
 
 import torch
 
 from pogmdm_core.lengths import padded_length
 from pogmdm_core.prior.base import Experts, FilterBank
 from pogmdm_core.prior.tables import ScoreTable
-from pogmdm_core.threads import n_side_by_side, shared_out, side_by_side, summed
 
 _WIDTH_GRID = (96, 96)
 _SAME = 1e-3  # levels this close to the end of the range are in it
@@ -209,26 +207,21 @@ def filter_norms(spectra: torch.Tensor) -> torch.Tensor:
 
 
 def _score_images(images: torch.Tensor, spectra: torch.Tensor, table: ScoreTable, budget: int) -> torch.Tensor:
-    """Score of `(n, y, x)`: filters in turn, as many as `budget` bytes hold the responses of, in each thread."""
+    """Score of `(n, y, x)`: filters in turn, as many as `budget` bytes hold the responses of."""
     ny, nx = images.shape[-2:]
     transform = torch.fft.fft2(images, s=spectra.shape[-2:])
     together = max(1, budget // (transform.numel() * transform.element_size()))
-
-    def total_of(filters: Sequence[int]) -> torch.Tensor:
-        total = torch.zeros_like(transform)
-        for first in range(filters[0], filters[-1] + 1, together):
-            part = slice(first, min(first + together, filters[-1] + 1))
-            kernels = spectra[part, None]
-            u = torch.fft.ifft2(kernels.conj() * transform)
-            # real and imaginary parts are responses alike
-            rows = torch.view_as_real(u) if images.is_complex() else u.real.contiguous()
-            phi = table.multiply_(rows.view(u.shape[0], 1, -1), part).view(rows.shape)
-            back = torch.fft.fft2(torch.view_as_complex(phi) if images.is_complex() else phi)
-            for kernel, response in zip(kernels, back, strict=True):
-                total.addcmul_(kernel, response)
-        return total
-
-    shares = shared_out(len(spectra), n_side_by_side(images))
-    out = torch.fft.ifft2(summed(side_by_side(total_of, shares)))[..., :ny, :nx]
+    total = torch.zeros_like(transform)
+    for first in range(0, spectra.shape[0], together):
+        part = slice(first, min(first + together, spectra.shape[0]))
+        kernels = spectra[part, None]
+        u = torch.fft.ifft2(kernels.conj() * transform)
+        # real and imaginary parts are responses alike
+        rows = torch.view_as_real(u) if images.is_complex() else u.real.contiguous()
+        phi = table.multiply_(rows.view(u.shape[0], 1, -1), part).view(rows.shape)
+        back = torch.fft.fft2(torch.view_as_complex(phi) if images.is_complex() else phi)
+        for kernel, response in zip(kernels, back, strict=True):
+            total.addcmul_(kernel, response)
+    out = torch.fft.ifft2(total)[..., :ny, :nx]
     found: torch.Tensor = out if images.is_complex() else out.real
     return found
