@@ -40,6 +40,7 @@ CORE = (
     "registry",
     "settings",
     "frame",
+    "lengths",
     "run",
     "measurement",
     "prior",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import ismrmrd
 import numpy as np
 
-from gadget.kspace.readout import is_reversed
+from gadget.scan.classify import has_flag
 from gadget.scan.geometry import Encoding
 
 LINES = ("cartesian", "epi")
@@ -42,7 +42,7 @@ def why_off_grid(encoding: Encoding, readouts: Sequence[ismrmrd.Acquisition], tr
     heads = [acq.getHead() for acq in readouts]
     last = [head.number_of_samples - 1 for head in heads]
     way = np.array([line[n, 0] - line[0, 0] for line, n in zip(k, last, strict=True)])
-    wanted = np.array([-1 if is_reversed(head) else 1 for head in heads])
+    wanted = np.array([-1 if has_flag(head.flags, ismrmrd.ACQ_IS_REVERSE) else 1 for head in heads])
     if bool((way * wanted < -_STRAIGHT * extent).any()):
         return "some lines run the other way than their flags say"
     rows = np.array([encoding.row(head.idx.kspace_encode_step_1) for head in heads]) - encoding.encoded.matrix[1] // 2
