@@ -57,6 +57,7 @@ def compute(
     progress: Callable[[Progress], object] | None,
     gone: Callable[[], bool] = lambda: False,
     start: JointStart | None = None,
+    early: Callable[[ReconResult], object] | None = None,
 ) -> ReconResult:
     """Reconstruct a frame.
 
@@ -64,7 +65,7 @@ def compute(
     ----------
     core
         `pogmdm_core`.
-    frame, prior, settings, progress, start
+    frame, prior, settings, progress, start, early
         See `pogmdm_core.reconstruct`.
     key
         Names the frame in the log.
@@ -95,7 +96,7 @@ def compute(
     attempt, failed = next(steps), ""
     while True:
         known = start if attempt[1] is frame else None  # fewer channels need a start of their own
-        result, failed = _attempt(core, *attempt[1:], prior, should_stop, progress, known)
+        result, failed = _attempt(core, *attempt[1:], prior, should_stop, progress, known, early)
         if left:
             raise TransportError(409, f"{key}: cancelled, for the client has closed the connection.")
         if result is not None:
@@ -152,12 +153,16 @@ def _attempt(
     should_stop: Callable[[], bool],
     progress: Callable[[Progress], object] | None,
     start: JointStart | None,
+    early: Callable[[ReconResult], object] | None,
 ) -> tuple[ReconResult | None, str]:
     """Result, or None and what was short: ``memory``, or the device itself: ``lost``."""
     import torch
 
     try:
-        return core.reconstruct(frame, prior, settings, progress=progress, should_stop=should_stop, start=start), ""
+        result = core.reconstruct(
+            frame, prior, settings, progress=progress, should_stop=should_stop, start=start, early=early
+        )
+        return result, ""
     except (torch.cuda.OutOfMemoryError, MemoryError):
         return None, "memory"
     except RuntimeError as error:  # torch has no class of its own for these in all versions

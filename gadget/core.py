@@ -32,6 +32,7 @@ class Core(Protocol):
         progress: Callable[[Progress], object] | None,
         should_stop: Callable[[], bool],
         start: JointStart | None,
+        early: Callable[[ReconResult], object] | None,
     ) -> ReconResult:
         """Estimate image, uncertainty and coils."""
 

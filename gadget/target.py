@@ -99,6 +99,7 @@ def reconstruct_scan(link: Link, settings: GadgetSettings, header: Header) -> No
     """Geometry, then frame by frame: prepare, reconstruct, send."""
     from gadget.compute import compute
     from gadget.images.emit import Emitter
+    from gadget.images.frame_sender import FrameSender
     from gadget.kspace.field_of_view import FieldOfView
     from gadget.kspace.noise_scan import NoiseScan
     from gadget.kspace.prepare import prepare
@@ -122,9 +123,11 @@ def reconstruct_scan(link: Link, settings: GadgetSettings, header: Header) -> No
     def prepared_frame(acquired: AcquiredFrame, settings: GadgetSettings) -> PreparedFrame:
         return prepare(acquired, noise_scan.whitener(acquired, buffer.noise), settings)
 
-    def compute_frame(prepared: PreparedFrame, settings: GadgetSettings) -> ReconResult:
+    def compute_frame(
+        prepared: PreparedFrame, settings: GadgetSettings, early: Callable[[ReconResult], None] | None = None
+    ) -> ReconResult:
         progress = logs.progress_lines(str(prepared.key), link.report)
-        return compute(core, prepared.frame, prior, settings, prepared.key, progress, link.gone, prepared.start)
+        return compute(core, prepared.frame, prior, settings, prepared.key, progress, link.gone, prepared.start, early)
 
     field_of_view = FieldOfView(settings, prepared_frame, compute_frame)
     n_whole = 0
@@ -136,14 +139,15 @@ def reconstruct_scan(link: Link, settings: GadgetSettings, header: Header) -> No
                 prepared = prepared_frame(acquired, settings)
                 fitted = or_none(partial(field_of_view.fitted, acquired, prepared), prepared.key, settings)
                 del acquired  # its samples are in the prepared frame
-                result = None if fitted is None else reconstruct_frame(fitted, settings, compute_frame)
                 prepared = fitted or prepared
+                sender = FrameSender(emitter, prepared, link.send)
+                result = None
+                if fitted is not None:
+                    result = reconstruct_frame(fitted, settings, partial(compute_frame, early=sender.early))
                 if result is None:
-                    images = emitter.fallback(core.zero_filled(prepared.frame), prepared)
+                    sender.fallback(core.zero_filled(prepared.frame))
                 else:
-                    images = emitter.images(result, prepared)
-                for image in images:
-                    link.send(image)
+                    sender.rest(result)
                 n_whole += 1
     buffer.failed.raise_first(n_whole)
 

@@ -17,7 +17,7 @@ Inside, all three are in units of the image scale; what goes in and what comes o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -59,6 +59,7 @@ def reconstruct(
     progress: ProgressHook | None = None,
     should_stop: StopHook | None = None,
     start: JointStart | None = None,
+    early: Callable[[ReconResult], object] | None = None,
 ) -> ReconResult:
     """Estimate image, uncertainty and coil sensitivities jointly from undersampled k-space.
 
@@ -77,6 +78,9 @@ def reconstruct(
         is done by then.
     start
         `ReconResult.start` of the same frame, to spare the joint start; None makes one.
+    early
+        Called once with what is known when the MAP image is final, long before its standard deviation: with
+        ``map.prior_weight`` given right after it, else when held-out k-space has chosen the weight.
 
     Returns
     -------
@@ -110,26 +114,33 @@ def reconstruct(
     noise = _judged_noise(model, start, noise, settings)
     run.warnings.extend(noise.warnings)
     noise_level = _noise_level(model, start, noise.std / scale, run)
-    found = judged_map(model, prior, start, noise_level, noise.std / scale, settings, run)
+
+    def so_far(best: torch.Tensor, found: JudgedMap | None, magnitudes: Sequence[torch.Tensor]) -> ReconResult:
+        return replace(
+            _in_input_units(model, start, best, magnitudes, found is not None),
+            status=run.status,
+            detail=run.detail,
+            noise_std=noise.std,
+            noise_level=noise_level * scale,
+            prior_weight=1.0 if found is None else found.weight,
+            data_residual=model.residual_std(best, start.csm) * scale / max(noise.std, _TINY),
+            warnings=tuple(run.warnings),
+            seconds=dict(run.seconds),
+        )
+
+    settled = None if early is None else lambda found: early(so_far(found.image, found, ()))
+    found = judged_map(model, prior, start, noise_level, noise.std / scale, settings, run, settled)
     with run.timed("samples"):
         magnitudes = draw_magnitudes(model, prior, start, noise_level, n_samples, settings, run)
     best = found.image if found is not None else start.image
     uncertainty = _uncertainty(model, best, found, magnitudes, noise, settings, run)
     return replace(
-        _in_input_units(model, start, best, magnitudes, found is not None),
+        so_far(best, found, magnitudes),
         std=uncertainty.std,
-        status=run.status,
-        detail=run.detail,
-        noise_std=noise.std,
-        noise_level=noise_level * scale,
-        prior_weight=1.0 if found is None else found.weight,
-        data_residual=model.residual_std(best, start.csm) * scale / max(noise.std, _TINY),
         n_steps=settings.sampler.n_steps if magnitudes else 0,
         interval_factors=_interval_factors(uncertainty, settings),
         uncertainty_method=uncertainty.method,
         uncertainty=uncertainty.scales,
-        warnings=tuple(run.warnings),
-        seconds=run.seconds,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 import ismrmrd
@@ -60,8 +60,17 @@ class Emitter:
         self._warned = False
         self._matrices = [encoding.recon.matrix[:2] for encoding in geometry.encodings]
 
-    def images(self, result: ReconResult, prepared: PreparedFrame) -> list[ismrmrd.Image]:
+    def images(
+        self, result: ReconResult, prepared: PreparedFrame, names: Collection[str] | None = None
+    ) -> list[ismrmrd.Image]:
         """Images of one frame, in the order of their series numbers.
+
+        Parameters
+        ----------
+        result, prepared
+            The frame's.
+        names
+            Of ``output.maps``; None: all of them.
 
         Raises
         ------
@@ -110,13 +119,14 @@ class Emitter:
         # of samples as many as were asked for, so that numbers do not hang on how many were made
         n_places = {name: self._n_samples if name == "samples" else 1 for name in maps}
         self._scale("image", maps["image"][0])  # the scale of all magnitudes, sent or not
-        missing = [name for name in self.output.maps if name not in maps]
+        wanted = [name for name in self.output.maps if names is None or name in names]
+        missing = [name for name in wanted if name not in maps]
         if missing:
             logs.get().info("%s: no series for %s, it was not computed", prepared.key, ", ".join(missing))
         return [
             self._image(name, pixels, prepared, own, result.warnings, (place, n_places[name]))
             for name, stack in maps.items()
-            if name in self.output.maps
+            if name in wanted
             for place, pixels in enumerate(stack)
         ]
 

@@ -83,6 +83,12 @@ class OutputSettings(Section):
         description="intensity of the largest pixel with dtype=uint16 (not of std); empty: 1.25 times the brightest of "
         "the first image",
     )
+    order: Literal["together", "image_first"] = Field(
+        default="together",
+        description="image_first: the image of a frame is sent as soon as it is final, its standard deviation and all "
+        "else when they are done, with the labels that came up by then; soonest with map.prior_weight given, as in "
+        "the preset fast. Not with estimate=mean",
+    )
     waveforms: Literal["drop", "pass"] = Field(
         default="drop", description="what becomes of waveforms (ECG, breathing) that enter with the readouts"
     )

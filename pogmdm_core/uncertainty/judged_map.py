@@ -7,8 +7,8 @@ of a few weights of the prior, and the one whose reconstructions predict the lef
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -45,6 +45,7 @@ def judged_map(
     noise_std: float,
     settings: Settings,
     run: Run,
+    settled: Callable[[JudgedMap], object] | None = None,
 ) -> JudgedMap | None:
     """Compute the MAP image, with the weight of the prior that predicts held-out k-space best.
 
@@ -60,6 +61,9 @@ def judged_map(
         Noise of the likelihood, and of the receivers, per real/imaginary part, units of `model`'s data.
     run
         What accompanies it.
+    settled
+        Called as soon as the image is known, with what is known by then: where its weight needs no choice before
+        anything is held out.
 
     Returns
     -------
@@ -72,6 +76,7 @@ def judged_map(
     else:
         weights = PRIOR_WEIGHTS if groups else PRIOR_WEIGHTS[:1]
     judge = _Judge(model, prior, start, noise_level, noise_std, groups, settings.map, run, len(weights))
+    settled = settled or (lambda _: None)
     best = None
     for number, weight in enumerate(weights):
         if settings.map.steps == 0 or run.status is SamplerStatus.CANCELLED:
@@ -79,8 +84,13 @@ def judged_map(
         found = judge.attempt(number, weight)
         if found is None:
             break
+        if len(weights) == 1:
+            settled(found)
+        found = judge.judged(number, found)
         if best is None or _predicts_better(found.held, best.held):
             best = found
+    if best is not None and len(weights) > 1:
+        settled(best)
     return best
 
 
@@ -113,13 +123,12 @@ class _Judge:
         self._model, self._prior, self._csm = model, prior, start.csm
         self._noise_level, self._noise_std = noise_level, noise_std
         self._groups, self._settings, self._run, self._n_attempts = groups, settings, run, n_attempts
-        self._image = start.image
+        self._image, self._first_level = start.image, min(FIRST_LEVEL, prior.level_range[1])
         self._rest: dict[int, EncodingModel] = {}
 
     def attempt(self, number: int, weight: float) -> JudgedMap | None:
-        """MAP image with a weight, and what held-out samples say of it; None when it diverged. `number` counts."""
+        """MAP image with a weight; None when it diverged. `number` counts."""
         run, settings = self._run, self._settings
-        first_level = min(FIRST_LEVEL, self._prior.level_range[1])
         with run.timed("MAP"):
             found = self._estimate(
                 self._model,
@@ -128,26 +137,31 @@ class _Judge:
                 "MAP",
                 (number, self._n_attempts),
                 settings.tolerance,
-                first_level if number == 0 else None,
+                self._first_level if number == 0 else None,
             )
         if not bool(torch.isfinite(torch.view_as_real(found.image)).all()):
             run.end(SamplerStatus.DIVERGED, f"the MAP estimate diverged within {found.n_steps} steps")
             return None
         self._image = found.image
+        return JudgedMap(found.image, weight, None)
+
+    def judged(self, number: int, found: JudgedMap) -> JudgedMap:
+        """Add what held-out samples say of an attempt."""
         if not self._groups:
-            return JudgedMap(found.image, weight, None)
+            return found
+        run = self._run
         n_groups = len(self._groups)
 
         def without(group: int) -> torch.Tensor:
             share = number * n_groups + group, self._n_attempts * n_groups
             return self._estimate(
                 self._model_without(group),
-                weight,
+                found.weight,
                 found.image,
                 "held-out k-space",
                 share,
                 _MOVE_TOLERANCE if self._n_attempts == 1 else _CHOICE_TOLERANCE,
-                first_level,
+                self._first_level,
                 origin=found.image,
             ).image
 
@@ -155,7 +169,7 @@ class _Judge:
             held = held_out(
                 self._model, self._csm, found.image, self._noise_std, self._groups, without, run.should_stop
             )
-        return JudgedMap(found.image, weight, held)
+        return replace(found, held=held)
 
     def _model_without(self, group: int) -> EncodingModel:
         """The scan without a group of samples; kept, for off the grid it takes long to make."""

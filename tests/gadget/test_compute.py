@@ -181,7 +181,7 @@ def test_the_deadline_does_not_follow_the_wall_clock(monkeypatch):
 
 
 def stopped(n_samples, with_map):
-    def replaced(frame, prior, settings, progress, should_stop, start):
+    def replaced(frame, prior, settings, progress, should_stop, start, early):
         while not should_stop():
             time.sleep(0.001)
         assert settings.sampler.batch == 1  # finished samples count one by one

@@ -423,3 +423,45 @@ def test_the_fallback_shows_the_field_of_view_that_was_found(run):
     outcome = run(parts=parts, reconstruct=failing, zero_filled=pogmdm_core.zero_filled)
     (image,) = outcome.images
     assert {"LARGER_FOV", "FALLBACK"} <= set(image.meta["POGMDM_Warnings"].split())
+
+
+def told_early(frame, prior, settings, early=None, **more):
+    """A reconstruction whose image is final before its standard deviation is known."""
+    result = reconstruct(frame, prior, settings, **more)
+    if early is not None:
+        early(replace(result, std=None, uncertainty_method="off", n_samples=0))
+        early(replace(result, std=None, image=2 * result.image))  # tried again after running out of memory
+    return replace(result, warnings=("LATE",))
+
+
+def test_the_image_can_be_sent_before_its_standard_deviation(run):
+    together = run(Scan(n_slices=2), reconstruct=told_early)
+    first = run(Scan(n_slices=2), reconstruct=told_early, config=configuration(output__order="image_first"))
+    assert [i.image_series_index for i in first.images] == [1, 10, 1, 10]
+    for a, b in zip(first.images, together.images, strict=True):
+        np.testing.assert_array_equal(a.data, b.data)
+        assert a.image_index == b.image_index
+    assert [i.meta["POGMDM_Warnings"].endswith("LATE") for i in first.images] == [False, True, False, True]
+    assert all(i.meta["POGMDM_Warnings"].endswith("LATE") for i in together.images)
+
+
+def test_an_image_sent_first_is_kept_when_the_rest_fails(run):
+    def failing(frame, prior, settings, **more):
+        told_early(frame, prior, settings, **more)
+        raise ComputeError(510, "the sampler diverged")
+
+    outcome = run(reconstruct=failing, config=configuration(output__order="image_first"))
+    assert [i.image_series_index for i in outcome.images] == [1]
+    assert "E510" in outcome.errors[0]
+
+
+@pytest.mark.parametrize("maps, estimate", [("std", "auto"), ("image,std,mean", "mean")])
+def test_nothing_is_sent_first_that_is_not_final(run, maps, estimate):
+    def judged(frame, prior, settings, early=None, **more):
+        assert early is None
+        return reconstruct(frame, prior, settings, **more)
+
+    config = configuration(output__order="image_first", output__maps=maps, output__estimate=estimate)
+    outcome = run(reconstruct=judged, config=config)
+    assert outcome.raised is None
+    assert len(outcome.images) == len(maps.split(","))

@@ -17,7 +17,7 @@ def zero_filled(frame):
     return torch.fft.fftshift(images, dim=axes).abs().square().sum(0).sqrt()
 
 
-def reconstruct(frame, prior, settings, progress=None, should_stop=None, start=None):
+def reconstruct(frame, prior, settings, progress=None, should_stop=None, start=None, early=None):
     image = zero_filled(frame)
     n = settings.sampler.n_samples
     if progress:

@@ -352,3 +352,21 @@ def test_a_missing_sample_makes_no_points_of_lines():
     assert sampling_of(KSpaceFrame.cartesian(kspace, whole.T.repeat(2, 1)[:64, :48], 0.1)) is Sampling.LINES
     points = torch.rand(64, 48, generator=torch.Generator().manual_seed(0)) < 0.3
     assert sampling_of(KSpaceFrame.cartesian(kspace, points, 0.1)) is Sampling.POINTS
+
+
+@pytest.mark.parametrize("weight", [0.7, None])
+def test_the_image_is_told_as_soon_as_it_is_final(prior, weight):
+    """Before anything is held out where the prior's weight is given, before the samples where it must be chosen."""
+    stages, told = [], []
+
+    def early(result):
+        told.append((result, set(stages)))
+
+    settings = Settings(**{**QUICK, "map": {"steps": 30, "prior_weight": weight}})
+    result = reconstruct(simulate().frame, prior, settings, progress=lambda p: stages.append(p.stage), early=early)
+    ((first, before),) = told
+    assert torch.equal(first.image, result.image) and torch.equal(first.phase, result.phase)
+    assert first.std is None and first.uncertainty_method == "off" and result.std is not None
+    assert (first.prior_weight, first.data_residual) == (result.prior_weight, result.data_residual)
+    assert before == {"warm start", "MAP"} | (set() if weight else {"held-out k-space"})
+    assert stages[-1] not in before
