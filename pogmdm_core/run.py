@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -60,6 +61,8 @@ class Run:
         self.seconds: dict[str, float] = {}
         self.status, self.detail = SamplerStatus.OK, ""
         self.warnings: list[str] = []
+        self._reached: dict[str, int] = {}
+        self._lock = threading.RLock()  # several threads work on held-out images and samples
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -69,16 +72,27 @@ class Run:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - begin
 
     def reporter(self, stage: str, before: int = 0, total: int | None = None) -> Callable[[int, int], None] | None:
-        """Return what a stage calls with (step, steps); `before` of `total` steps were made earlier."""
+        """Return what a stage calls with (step, steps); `before` of `total` steps were made earlier.
+
+        What comes late, from a thread that is behind another, is not told: progress does not go back.
+        """
         if self._progress is None:
             return None
         hook = self._progress
-        return lambda done, steps: (hook(Progress(stage, before + done, total or steps)), None)[1]
+
+        def report(done: int, steps: int) -> None:
+            with self._lock:
+                if before + done > self._reached.get(stage, 0):
+                    self._reached[stage] = before + done
+                    hook(Progress(stage, before + done, total or steps))
+
+        return report
 
     def should_stop(self) -> bool:
         """Ask the caller, unless the answer is known."""
-        if self._should_stop is not None and self.status is not SamplerStatus.CANCELLED and self._should_stop():
-            self.end(SamplerStatus.CANCELLED, "cancelled by the caller")
+        with self._lock:
+            if self._should_stop is not None and self.status is not SamplerStatus.CANCELLED and self._should_stop():
+                self.end(SamplerStatus.CANCELLED, "cancelled by the caller")
         return self.status is SamplerStatus.CANCELLED
 
     def end(self, status: SamplerStatus, detail: str) -> None:

@@ -42,6 +42,7 @@ CORE = (
     "frame",
     "lengths",
     "run",
+    "side_by_side",
     "measurement",
     "prior",
     "estimate",

@@ -20,7 +20,7 @@ class Prior(Protocol):
     """An image prior at every noise level.
 
     Images are real or complex, `(..., y, x)`, of intensity about 1. `level` is the standard deviation of the noise that
-    they carry per real and imaginary part, > 0.
+    they carry per real and imaginary part, > 0. On a CPU several threads ask at the same time.
 
     Attributes
     ----------

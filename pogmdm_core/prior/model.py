@@ -13,6 +13,7 @@ Source: Nagler, Zach & Pock, arXiv 2501.08662, eqs. 1-4; Zach et al., arXiv 2310
 from __future__ import annotations
 
 import copy
+import threading
 import warnings
 from collections import OrderedDict
 
@@ -28,6 +29,7 @@ _MAX_CACHED_SPECTRA = 4
 _MOST_TABLE_BYTES = 2**25  # of cached tables: some three hundred levels
 _CHUNK_BYTES = {"cpu": 2**22}  # filter responses handled at once: on a CPU they shall stay near the cache
 _GPU_CHUNK_BYTES = 2**28
+_CACHES = threading.RLock()  # of all priors, which are copied, as a lock is not
 
 
 class ProductPrior(torch.nn.Module):
@@ -174,22 +176,24 @@ class ProductPrior(torch.nn.Module):
     def _cached_spectra(self, x: torch.Tensor) -> torch.Tensor:
         real = _real_dtype(x)
         key = (_grid(x), x.device, real)
-        if key not in self._spectra:
-            spectra = self.bank.spectra(_grid(x)).to(x.device)
-            self._spectra[key] = spectra.to(torch.complex128 if real == torch.float64 else torch.complex64)
-            while len(self._spectra) > _MAX_CACHED_SPECTRA:
-                self._spectra.popitem(last=False)
-        self._spectra.move_to_end(key)
-        return self._spectra[key]
+        with _CACHES:
+            if key not in self._spectra:
+                spectra = self.bank.spectra(_grid(x)).to(x.device)
+                self._spectra[key] = spectra.to(torch.complex128 if real == torch.float64 else torch.complex64)
+                while len(self._spectra) > _MAX_CACHED_SPECTRA:
+                    self._spectra.popitem(last=False)
+            self._spectra.move_to_end(key)
+            return self._spectra[key]
 
     def _cached_table(self, level: float, device: torch.device, dtype: torch.dtype) -> ScoreTable:
         key = (float(level), device, dtype)
-        if key not in self._tables:
-            self._tables[key] = self.experts.table(float(level)).to(device, dtype)
-            while len(self._tables) > 1 and sum(table.n_bytes for table in self._tables.values()) > _MOST_TABLE_BYTES:
-                self._tables.popitem(last=False)
-        self._tables.move_to_end(key)
-        return self._tables[key]
+        with _CACHES:
+            if key not in self._tables:
+                self._tables[key] = self.experts.table(float(level)).to(device, dtype)
+                while len(self._tables) > 1 and sum(t.n_bytes for t in self._tables.values()) > _MOST_TABLE_BYTES:
+                    self._tables.popitem(last=False)
+            self._tables.move_to_end(key)
+            return self._tables[key]
 
 
 def _grid(x: torch.Tensor) -> tuple[int, int]:

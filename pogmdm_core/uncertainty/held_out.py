@@ -8,7 +8,7 @@ out of a reconstruction, can.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -55,7 +55,7 @@ def held_out(
     image: torch.Tensor,
     noise_std: float,
     groups: Sequence[torch.Tensor],
-    without: Callable[[int], torch.Tensor],
+    rests: Iterable[torch.Tensor],
     should_stop: Callable[[], bool] | None = None,
 ) -> HeldOut | None:
     """Reconstruct without each group, and measure how well it is predicted.
@@ -72,8 +72,8 @@ def held_out(
         Noise per real/imaginary part of a k-space sample, units of `image`.
     groups
         From `split`.
-    without
-        Makes the reconstruction, complex `(y, x)`, without the group of a number.
+    rests
+        The reconstruction without each group in turn, complex `(y, x)`.
     should_stop
         Asked after each group, which is dropped when it says so: it may not be finished.
 
@@ -84,9 +84,8 @@ def held_out(
     frame, operator = model.frame, model.for_image(csm)
     squared = torch.zeros(frame.shape, device=image.device)
     errors: list[torch.Tensor] = []
-    for number, group in enumerate(groups):
+    for group, rest in zip(groups, rests, strict=False):  # a generator would be asked for one more
         chosen = group.to(image.device)
-        rest = without(number)
         if should_stop is not None and should_stop():
             break
         difference = operator.forward(rest)[:, chosen] - frame.kspace[:, chosen] / model.scale

@@ -7,6 +7,7 @@ of a few weights of the prior, and the one whose reconstructions predict the lef
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,8 +17,9 @@ from pogmdm_core.estimate.joint_start import JointStart
 from pogmdm_core.estimate.map_estimate import FIRST_LEVEL, MapEstimate, level_for, map_estimate
 from pogmdm_core.measurement.encoding import EncodingModel
 from pogmdm_core.prior.base import Prior
-from pogmdm_core.run import Run, SamplerStatus
+from pogmdm_core.run import Run, SamplerStatus, StopHook
 from pogmdm_core.settings import HELD_OUT_METHODS, MapSettings, Settings
+from pogmdm_core.side_by_side import side_by_side
 from pogmdm_core.uncertainty.held_out import HeldOut, held_out
 from pogmdm_core.uncertainty.leave_out import split
 
@@ -152,7 +154,7 @@ class _Judge:
         run = self._run
         n_groups = len(self._groups)
 
-        def without(group: int) -> torch.Tensor:
+        def without(group: int, is_over: StopHook) -> torch.Tensor:
             share = number * n_groups + group, self._n_attempts * n_groups
             return self._estimate(
                 self._model_without(group),
@@ -163,12 +165,14 @@ class _Judge:
                 _MOVE_TOLERANCE if self._n_attempts == 1 else _CHOICE_TOLERANCE,
                 self._first_level,
                 origin=found.image,
+                is_over=is_over,
             ).image
 
-        with run.timed("held-out k-space"):
-            held = held_out(
-                self._model, self._csm, found.image, self._noise_std, self._groups, without, run.should_stop
-            )
+        with (
+            run.timed("held-out k-space"),
+            contextlib.closing(side_by_side(without, n_groups, self._image.device)) as rests,
+        ):
+            held = held_out(self._model, self._csm, found.image, self._noise_std, self._groups, rests, run.should_stop)
         return replace(found, held=held)
 
     def _model_without(self, group: int) -> EncodingModel:
@@ -187,6 +191,7 @@ class _Judge:
         tolerance: float,
         first_level: float | None = None,
         origin: torch.Tensor | None = None,
+        is_over: StopHook = lambda: False,
     ) -> MapEstimate:
         """MAP image of a model from `first`; `share`: number of this estimate in its stage, and of how many."""
         steps = self._settings.steps
@@ -205,7 +210,7 @@ class _Judge:
             first_level,
             origin,
             report,
-            self._run.should_stop,
+            lambda: is_over() or self._run.should_stop(),
         )
 
 

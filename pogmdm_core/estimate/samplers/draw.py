@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import torch
 
 from pogmdm_core.estimate.joint_start import JointStart
 from pogmdm_core.estimate.samplers.base import Diverged
-from pogmdm_core.estimate.samplers.loop import Report, last_level, make_sampler, sample
+from pogmdm_core.estimate.samplers.loop import last_level, make_sampler, sample
 from pogmdm_core.measurement.encoding import EncodingModel
 from pogmdm_core.prior.base import Prior
-from pogmdm_core.run import Run, SamplerStatus
+from pogmdm_core.run import Run, SamplerStatus, StopHook
 from pogmdm_core.settings import SamplerSettings, Settings
+from pogmdm_core.side_by_side import side_by_side
 
 _AUTO_BATCH_BYTES = 2**28
 MAX_RESTARTS = 2
@@ -45,21 +47,19 @@ def draw_magnitudes(
     run
         What accompanies it; its status says how it ended.
     """
-    if not n_samples:
+    if not n_samples or run.status is SamplerStatus.CANCELLED:  # before the samples: not even a first step
         return []
     chosen, coils = settings.sampler, settings.coils
     sampler, end = make_sampler(chosen.method), last_level(chosen, noise_level)
     batch = chosen.batch or max(1, _AUTO_BATCH_BYTES // (16 * model.adjoint_data.numel()))
-    total = -(-n_samples // batch) * chosen.n_steps
-    magnitudes: list[torch.Tensor] = []
-    for number, first in enumerate(range(0, n_samples, batch)):
-        if run.status is SamplerStatus.CANCELLED:
-            break  # before the samples: not even a first step
-        report = run.reporter("samples", number * chosen.n_steps, total)
+    if model.adjoint_data.device.type == "cpu":
+        batch = min(batch, -(-n_samples // torch.get_num_threads()))
+    batches = [range(first, min(first + batch, n_samples)) for first in range(0, n_samples, batch)]
 
-        def draw(
-            numbers: range, settings: SamplerSettings, report: Report | None = report
-        ) -> list[torch.Tensor] | None:
+    def draw_batch(number: int, is_over: StopHook) -> list[torch.Tensor] | None:
+        report = run.reporter("samples", number * chosen.n_steps, len(batches) * chosen.n_steps)
+
+        def draw(numbers: range, settings: SamplerSettings) -> list[torch.Tensor] | None:
             state = sample(
                 model,
                 prior,
@@ -70,19 +70,21 @@ def draw_magnitudes(
                 settings,
                 coils,
                 report,
-                run.should_stop,
+                lambda: is_over() or run.should_stop(),
             )
             return None if state is None else list(state.x.abs().cpu())
 
-        numbers = range(first, min(first + batch, n_samples))
+        return draw_with_restarts(draw, batches[number], chosen, lambda settings: sampler.gentler(settings, end))
+
+    magnitudes: list[torch.Tensor] = []
+    with contextlib.closing(side_by_side(draw_batch, len(batches), model.adjoint_data.device)) as drawn:
         try:
-            found = draw_with_restarts(draw, numbers, chosen, lambda settings: sampler.gentler(settings, end))
+            for found in drawn:
+                if found is None:
+                    break
+                magnitudes.extend(found)
         except Diverged as error:
             run.end(SamplerStatus.DIVERGED, f"the sampler diverged at step {error.step} of {chosen.n_steps}")
-            break
-        if found is None:
-            break
-        magnitudes.extend(found)
     return magnitudes
 
 

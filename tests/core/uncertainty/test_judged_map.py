@@ -76,7 +76,8 @@ def test_time_up_in_the_second_attempt_keeps_the_first(case):
     assert found.held.n_groups == found.held.n_planned  # of the first weight: the second's were not finished
     assert found.held.misfit == pytest.approx(first.held.misfit, rel=0.05)  # a choice of weights takes a finer look
     shares = [p.done / p.total for p in steps if p.stage == "held-out k-space"]
-    assert shares == sorted(shares) and 0.5 < shares[-1] <= 0.7
+    at_once = min(4, torch.get_num_threads())  # groups of the second weight that had begun
+    assert shares == sorted(shares) and 0.5 < shares[-1] <= 0.575 + 0.125 * at_once
 
 
 def test_the_result_tells_the_weight():
