@@ -155,6 +155,8 @@ class _Judge:
         n_groups = len(self._groups)
 
         def without(group: int, is_over: StopHook) -> torch.Tensor:
+            if run.status is SamplerStatus.CANCELLED:
+                return found.image  # nobody will look at it
             share = number * n_groups + group, self._n_attempts * n_groups
             return self._estimate(
                 self._model_without(group),

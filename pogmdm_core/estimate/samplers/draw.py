@@ -57,6 +57,8 @@ def draw_magnitudes(
     batches = [range(first, min(first + batch, n_samples)) for first in range(0, n_samples, batch)]
 
     def draw_batch(number: int, is_over: StopHook) -> list[torch.Tensor] | None:
+        if run.status is SamplerStatus.CANCELLED:
+            return None
         report = run.reporter("samples", number * chosen.n_steps, len(batches) * chosen.n_steps)
 
         def draw(numbers: range, settings: SamplerSettings) -> list[torch.Tensor] | None:
