@@ -213,7 +213,15 @@ def test_cancelling(after, scan, prior):
     assert outcome.samples is None and outcome.n_samples == 0
 
 
-def test_cancelling_between_batches_keeps_finished_samples(scan, prior):
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_cancelling_between_batches_keeps_finished_samples(scan, prior, one_thread):
     seen = []
     outcome = reconstruct(
         scan.frame,
