@@ -269,7 +269,7 @@ class ShortlyBrokenPrior(BrokenPrior):
 
 
 @pytest.mark.fault("F45")
-def test_a_sample_that_diverges_once_is_drawn_again(scan, prior):
+def test_a_sample_that_diverges_once_is_drawn_again(scan, prior, one_thread):
     """A sample takes 5 scores, this is the third of the second one; the others come out as they would have."""
     settings = quick(map={"steps": 2, "tolerance": 0}, batch=1)
     expected = reconstruct(scan.frame, prior, settings)
@@ -284,7 +284,7 @@ def test_a_sample_that_diverges_once_is_drawn_again(scan, prior):
     assert "step 2 of 4" in reconstruct(scan.frame, BrokenPrior(prior, 2 + 5 + 2), settings).detail
 
 
-def test_divergence_in_a_later_batch_keeps_earlier_samples(scan, prior):
+def test_divergence_in_a_later_batch_keeps_earlier_samples(scan, prior, one_thread):
     settings = quick(map={"steps": 2, "tolerance": 0}, batch=1)
     outcome = reconstruct(scan.frame, BrokenPrior(prior, 2 + 5 + 2), settings)
     assert outcome.status is SamplerStatus.DIVERGED and outcome.n_samples == 1
