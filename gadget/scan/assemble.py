@@ -17,6 +17,8 @@ from gadget.scan.on_grid import LINES, padded, why_off_grid
 
 MAX_BROKEN_SHARE = 0.01
 MAX_OUTSIDE_SHARE = 0.05
+_SAME_FOV = 0.01
+_FINER = 1.5  # encoded pixels, times smaller than wanted ones: nobody measures what is then thrown away
 
 
 def assemble(
@@ -55,6 +57,16 @@ def assemble(
     on_grid = not objection
     if on_grid:
         _keep_inside(screening, encoding)
+        if _hides_oversampling(encoding, left):
+            screening.warnings.append("READOUT_FOV_UNCLEAR")
+            logs.get().warning(
+                "%s: the header wants %d of %d columns on the same field of view, %g mm. If readouts are oversampled, "
+                "encodedSpace.fieldOfView_mm.x is larger, and this image is squeezed along x",
+                key,
+                encoding.recon.matrix[0],
+                encoding.encoded.matrix[0],
+                encoding.encoded.fov_mm[0],
+            )
         if encoding.trajectory != "cartesian" and encoding.has_foreign_description:
             screening.warnings.append("TRAJECTORY_DESCRIPTION_IGNORED")
             logs.get().warning("%s: the header's trajectoryDescription is not understood, and not used", key)
@@ -189,6 +201,15 @@ def _is_inside(acq: ismrmrd.Acquisition, encoding: Encoding) -> bool:
     step = acq.idx.kspace_encode_step_1
     allowed = encoding.steps is None or step in encoding.steps
     return allowed and 0 <= encoding.row(step) < encoding.encoded.matrix[1]
+
+
+def _hides_oversampling(encoding: Encoding, readouts: Sequence[ismrmrd.Acquisition]) -> bool:
+    """Whether the header hides readout oversampling: fewer columns wanted than measured, on the same field of view."""
+    encoded, recon = encoding.encoded, encoding.recon
+    finer_x, finer_y = (encoded.matrix[i] / recon.matrix[i] for i in (0, 1))
+    n_samples = max(acq.number_of_samples for acq in readouts)
+    is_same_fov = abs(encoded.fov_mm[0] / recon.fov_mm[0] - 1) < _SAME_FOV
+    return is_same_fov and finer_x >= _FINER * max(finer_y, 1) and n_samples >= _FINER * recon.matrix[0]
 
 
 def _range(steps: range | None) -> str:
