@@ -32,6 +32,7 @@ MAX_DROPPED_SHARE = 0.01
 _LEAST_REACH, _MOST_REACH = 0.3, 1.25
 _USUAL_UNITS = ("normalized", "radians", "per_fov")
 _AT_EDGE = 0.9
+_SQUARE = 1.05  # ratio of a pixel's sides
 _EDGE = 1 + 1e-3  # rounding beyond the matrix is moved onto its edge
 _MIN_GROWTH = 0.5  # rank correlation of weight and radius
 
@@ -202,14 +203,26 @@ def _units(encoding: Encoding, matrix: np.ndarray) -> dict[str, np.ndarray]:
     """Factors from each unit to cycles per field of view, by axis (x, y); the usual ones first."""
     fov_m = matrix * [encoding.encoded.fov_mm[i] / encoding.encoded.matrix[i] / 1000 for i in (0, 1)]
     share = fov_m / [encoding.encoded.fov_mm[i] / 1000 for i in (0, 1)]
+    pixel_m = fov_m / matrix
     return {
         "normalized": matrix.astype(np.float64),
+        "normalized_by_largest": fov_m / pixel_m.min(),
         "radians": matrix / (2 * np.pi),
         "per_fov": np.ones(2),
         "per_encoded_fov": share,
         "per_m": fov_m,
         "rad_per_m": fov_m / (2 * np.pi),
     }
+
+
+def _is_by_largest(k: np.ndarray, units: dict[str, np.ndarray]) -> bool:
+    """Whether both axes of |k| `(n, 2)` were divided by one number, the largest: seen where pixels are not square.
+
+    Positions of the header's matrix then end short of the edge along the axis of larger pixels, by the ratio of sides.
+    """
+    ratio = units["normalized_by_largest"] / units["normalized"]
+    reach = np.quantile(k, 0.99, axis=0)
+    return bool(ratio.max() > _SQUARE and reach.min() > 0 and np.ptp(reach * ratio) < (_SQUARE - 1) * reach.max())
 
 
 def _unit(k: np.ndarray, units: dict[str, np.ndarray], matrix: np.ndarray, key: str) -> str:
@@ -225,8 +238,11 @@ def _unit(k: np.ndarray, units: dict[str, np.ndarray], matrix: np.ndarray, key: 
         reach[unit] = float(np.quantile(furthest, 0.99)) if len(furthest) else 0.0
     fitting = [unit for unit, share in reach.items() if _LEAST_REACH <= share <= _MOST_REACH]
     usual = [unit for unit in fitting if unit in _USUAL_UNITS]
+    if usual == ["normalized"] and _is_by_largest(k, units):
+        return "normalized_by_largest"
     if len(usual) == 1:
         return usual[0]
+    fitting = [unit for unit in fitting if unit != "normalized_by_largest"]
     if not usual:
         at_edge = [unit for unit in fitting if _AT_EDGE <= reach[unit] <= 2 - _AT_EDGE]
         if len(at_edge) == 1 or len(fitting) == 1:
@@ -236,6 +252,7 @@ def _unit(k: np.ndarray, units: dict[str, np.ndarray], matrix: np.ndarray, key: 
         322,
         f"{key}: the unit of the trajectory is ambiguous; share of the {matrix[0]} x {matrix[1]} matrix it "
         f"reaches: {shares}.",
-        "Set trajectory.unit to normalized (0.5 at the edge), radians (pi), per_fov (N/2), per_encoded_fov "
+        "Set trajectory.unit to normalized (0.5 at the edge; normalized_by_largest where one number was for both axes), "
+        "radians (pi), per_fov (N/2), per_encoded_fov "
         "(encodedSpace N/2), per_m (1/m) or rad_per_m; or correct the header's field of view.",
     )

@@ -29,10 +29,12 @@ class TrajectorySettings(Section):
         description="what the columns of a trajectory are; auto: a third one that is >= 0, varies and grows with the "
         "radius is a density weight, a constant one kz, anything else is refused",
     )
-    unit: Literal["auto", "normalized", "per_fov", "radians", "per_encoded_fov", "per_m", "rad_per_m"] = Field(
+    unit: Literal[
+        "auto", "normalized", "normalized_by_largest", "per_fov", "radians", "per_encoded_fov", "per_m", "rad_per_m"
+    ] = Field(
         default="auto",
-        description="edge of k-space is at 0.5 (normalized), N/2 (per_fov: cycles per reconSpace field of view), "
-        "pi (radians); per_encoded_fov: cycles per encodedSpace field of view; per_m, rad_per_m: 1/m, rad/m; auto: the "
+        description="edge of k-space is at 0.5 (normalized; by_largest: along the axis of the smallest pixels), N/2 "
+        "(per_fov: cycles per reconSpace field of view), pi (radians); per_encoded_fov: cycles per encodedSpace field of view; per_m, rad_per_m: 1/m, rad/m; auto: the "
         "one that fits the header's matrix, or where none of the first three does, its field of view",
     )
     radial: Literal["auto", "uniform", "golden", "tiny_golden"] = Field(

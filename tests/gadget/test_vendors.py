@@ -446,3 +446,16 @@ def test_refused(alter, error):
     header, acquisitions = alter(SCAN.header(), SCAN.acquisitions())
     with pytest.raises((DataError, HeaderError), match=error):
         prepared(header, acquisitions)
+
+
+@pytest.mark.parametrize("unit", ["auto", "normalized_by_largest"])
+def test_positions_divided_by_the_largest_of_both_axes(unit):
+    """KomaMRI, where pixels are not square: both axes over one number."""
+    header, acquisitions = radial_scan()
+    header = re.sub(rb"(fieldOfView_mm><x>)[0-9.]+", rb"\g<1>40", header)
+    expected = prepared(header, acquisitions)
+    sent = [changed(acq, trajectory=acq.traj * np.array([1, 0.5], np.float32)) for acq in acquisitions]
+    found = prepared(header, sent, **{"trajectory.unit": unit})
+    assert found.trajectory == "radial (kxky, unit normalized_by_largest)"
+    assert expected.trajectory == "radial (kxky, unit normalized)"  # a circle of cycles per pixel stays one
+    assert torch.allclose(found.frame.trajectory, expected.frame.trajectory)
