@@ -108,7 +108,11 @@ def sampled_frame(acquired: AcquiredFrame, data: np.ndarray, settings: Trajector
     matrix = np.array([n_wanted(encoded.matrix[i], encoded.fov_mm[i], recon.fov_mm[i]) for i in (0, 1)])
     chosen = "normalized" if scheme else settings.unit
     units = _units(encoding, matrix)
+    by_largest = matrix * _pixel(encoding) / _pixel(encoding).min()
     unit = chosen if chosen != "auto" else _unit(position[:, :2], units, matrix, str(key))
+    if chosen == "auto" and unit == "normalized" and _is_by_largest(position[:, :2], by_largest / matrix):
+        unit = "normalized_by_largest"
+    units["normalized_by_largest"] = by_largest
     k = position[:, :2] * units[unit]
 
     good = np.isfinite(k).all(axis=1)
@@ -129,7 +133,7 @@ def sampled_frame(acquired: AcquiredFrame, data: np.ndarray, settings: Trajector
     grid = np.array([2 * math.ceil(n * factor / 2) for n in matrix]) if factor > 1 else matrix
     growth = grid / matrix
     scale = float(1 / np.sqrt(growth.prod()))
-    pixel = [encoded.fov_mm[i] / encoded.matrix[i] for i in (0, 1)]
+    pixel = _pixel(encoding)
     found = SampledFrame(
         samples=np.ascontiguousarray(data.transpose(1, 0, 2)[:, shot[good], sample[good]] * np.float32(scale)),
         k=np.clip(k[good], -matrix / 2, matrix / 2).T * growth[:, None],
@@ -201,12 +205,10 @@ def _grows_with_radius(position: np.ndarray) -> bool:
 
 def _units(encoding: Encoding, matrix: np.ndarray) -> dict[str, np.ndarray]:
     """Factors from each unit to cycles per field of view, by axis (x, y); the usual ones first."""
-    fov_m = matrix * [encoding.encoded.fov_mm[i] / encoding.encoded.matrix[i] / 1000 for i in (0, 1)]
+    fov_m = matrix * _pixel(encoding) / 1000
     share = fov_m / [encoding.encoded.fov_mm[i] / 1000 for i in (0, 1)]
-    pixel_m = fov_m / matrix
     return {
         "normalized": matrix.astype(np.float64),
-        "normalized_by_largest": fov_m / pixel_m.min(),
         "radians": matrix / (2 * np.pi),
         "per_fov": np.ones(2),
         "per_encoded_fov": share,
@@ -215,13 +217,17 @@ def _units(encoding: Encoding, matrix: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def _is_by_largest(k: np.ndarray, units: dict[str, np.ndarray]) -> bool:
-    """Whether both axes of |k| `(n, 2)` were divided by one number, the largest: seen where pixels are not square.
+def _pixel(encoding: Encoding) -> np.ndarray:
+    """Sides of a pixel, mm, `(x, y)`."""
+    return np.array([encoding.encoded.fov_mm[i] / encoding.encoded.matrix[i] for i in (0, 1)])
 
-    Positions of the header's matrix then end short of the edge along the axis of larger pixels, by the ratio of sides.
+
+def _is_by_largest(k: np.ndarray, ratio: np.ndarray) -> bool:
+    """Whether both axes of k `(n, 2)` were divided by one number, the largest: seen where pixels are not square.
+
+    Positions then end short of the edge along the axis of larger pixels, by the `ratio` of sides.
     """
-    ratio = units["normalized_by_largest"] / units["normalized"]
-    reach = np.quantile(k, 0.99, axis=0)
+    reach = np.quantile(np.abs(k[np.isfinite(k).all(axis=1)]), 0.99, axis=0)
     return bool(ratio.max() > _SQUARE and reach.min() > 0 and np.ptp(reach * ratio) < (_SQUARE - 1) * reach.max())
 
 
@@ -238,11 +244,8 @@ def _unit(k: np.ndarray, units: dict[str, np.ndarray], matrix: np.ndarray, key: 
         reach[unit] = float(np.quantile(furthest, 0.99)) if len(furthest) else 0.0
     fitting = [unit for unit, share in reach.items() if _LEAST_REACH <= share <= _MOST_REACH]
     usual = [unit for unit in fitting if unit in _USUAL_UNITS]
-    if usual == ["normalized"] and _is_by_largest(k, units):
-        return "normalized_by_largest"
     if len(usual) == 1:
         return usual[0]
-    fitting = [unit for unit in fitting if unit != "normalized_by_largest"]
     if not usual:
         at_edge = [unit for unit in fitting if _AT_EDGE <= reach[unit] <= 2 - _AT_EDGE]
         if len(at_edge) == 1 or len(fitting) == 1:
@@ -252,7 +255,7 @@ def _unit(k: np.ndarray, units: dict[str, np.ndarray], matrix: np.ndarray, key: 
         322,
         f"{key}: the unit of the trajectory is ambiguous; share of the {matrix[0]} x {matrix[1]} matrix it "
         f"reaches: {shares}.",
-        "Set trajectory.unit to normalized (0.5 at the edge; normalized_by_largest where one number was for both axes), "
+        "Set trajectory.unit to normalized (0.5 at the edge, or normalized_by_largest), "
         "radians (pi), per_fov (N/2), per_encoded_fov "
         "(encodedSpace N/2), per_m (1/m) or rad_per_m; or correct the header's field of view.",
     )
