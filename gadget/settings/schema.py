@@ -35,7 +35,8 @@ class TrajectorySettings(Section):
         default="auto",
         description="edge of k-space is at 0.5 (normalized; by_largest: along the axis of the smallest pixels), N/2 "
         "(per_fov: cycles per reconSpace field of view), pi (radians); per_encoded_fov: cycles per encodedSpace field "
-        "of view; per_m, rad_per_m: 1/m, rad/m; auto: the one that fits the header's matrix, or where none of the first three does, its field of view",
+        "of view; per_m, rad_per_m: 1/m, rad/m; auto: the one that fits the header's matrix, "
+        "or where none of the first three does, its field of view",
     )
     radial: Literal["auto", "uniform", "golden", "tiny_golden"] = Field(
         default="auto",
