@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from helpers.fake_core import core
-from helpers.frames import frames_of, prepared, prepared_of
-from helpers.mrd_factory import ENCODING, Scan, radial_scan
+from helpers.frames import frames_of, prepared, prepared_frames, prepared_of
+from helpers.mrd_factory import ENCODING, WEIGHTS, Scan, radial_scan, slab
 from helpers.peer import run_in_process, stream
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,7 +17,6 @@ import gadget.target
 from gadget.errors import DataError
 from gadget.files.scan_file import open_scan
 from gadget.kspace.phase_correction import IGNORED
-from gadget.scan.header import read_geometry
 from gadget.settings.load import load
 from pogmdm_core import load_prior, reconstruct
 
@@ -189,7 +188,6 @@ def test_two_partitions_of_which_one_comes_are_a_2_d_scan(has_limits):
     if has_limits:
         limit = b"<kspace_encoding_step_2><minimum>0</minimum><maximum>0</maximum><center>0</center>"
         header = header.replace(b"<encodingLimits>", b"<encodingLimits>" + limit + b"</kspace_encoding_step_2>")
-        assert read_geometry(header).encodings[0].encoded.matrix[2] == 1  # so that flags complete its frames
     found = prepared(header, scan.acquisitions())
     assert torch.equal(found.frame.kspace, expected.frame.kspace)
     assert found.encoding.recon == expected.encoding.recon
@@ -262,6 +260,22 @@ def test_references_of_the_own_repetition_count_and_no_memory_stays():
     assert [len(frame.phase_references) for frame in frames] == [3, 3, 3]
     assert [frame.phase_references[0].idx.repetition for frame in frames] == [0, 1, 2]
     assert buffer.budget.held < 5 * (scan.nx_encoded * 8 * scan.n_coils + 5000)  # those of the last one
+
+
+def test_references_of_a_slab_correct_all_its_slices():
+    scan = Scan(nx=16, ny=12, n_coils=2, noise_std=0.0, limits=False, trajectory="epi")
+    _, marked, lines = epi(scan)
+    straight = scan.acquisitions()[1:]
+    for acq in (*lines, *straight):
+        acq.clear_flag(ismrmrd.ACQ_LAST_IN_REPETITION)
+        acq.clear_flag(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
+    header, made = slab(scan.header(), lines)
+    _, expected = slab(scan.header(), straight)
+    found = prepared_frames(header, [*marked, *made])
+    assert len(found) == 5
+    for one, other, weight in zip(found, prepared_frames(header, expected), WEIGHTS, strict=True):
+        assert IGNORED not in one.warnings
+        assert weight == 0 or error_of(seen(one.frame), seen(other.frame)) < 0.01
 
 
 def test_epi_without_positions_is_lines():

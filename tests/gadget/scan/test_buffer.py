@@ -71,6 +71,25 @@ def test_repetition_and_measurement_triggers_wait():
     assert [p for p, _ in out] == [scan.ny * i for i in (1, 2, 3, 4)]
 
 
+@pytest.mark.parametrize("flags", [{}, {"last_flags": False, "first_flags": False}])
+def test_two_partitions_of_which_one_comes_do_not_keep_frames_waiting(flags):
+    """pulseq#34: the first readout of the next frame tells that a 2-D scan's is complete."""
+    scan = Scan(n_repetitions=3, overrides={"ez": 2}, **flags)
+    acquisitions = scan.acquisitions()
+    for acq in acquisitions:
+        acq.clear_flag(ismrmrd.ACQ_LAST_IN_REPETITION)
+        acq.clear_flag(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
+    _, out = feed(scan, acquisitions)
+    assert [(p, len(f.rows)) for p, f in out] == [(scan.ny + 1, scan.ny), (2 * scan.ny + 1, scan.ny), (-1, scan.ny)]
+    broken = AcquisitionBuffer(read_geometry(scan.header()))
+    assert sum(len(broken.add(acq)) for acq in acquisitions) == 2
+    assert len(broken.complete()) == 1
+    if not flags:  # nor where repetitions are not counted
+        for acq in acquisitions:
+            acq.idx.repetition = 0
+        assert [len(f.rows) for _, f in feed(scan, acquisitions)[1]] == [scan.ny] * 3
+
+
 @pytest.mark.parametrize("index", ["slice", "contrast", "phase", "repetition", "set"])
 def test_every_index_makes_its_own_frame(index):
     scan = Scan(last_flags=False)
