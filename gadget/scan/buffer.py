@@ -15,6 +15,7 @@ from gadget.scan.failed import FailedFrames
 from gadget.scan.frames import AcquiredFrame, FrameKey
 from gadget.scan.geometry import Encoding, ScanGeometry
 from gadget.scan.partitions import flat, slice_encoding, to_slices
+from gadget.scan.whole_numbers import are_whole_numbers
 from gadget.stream.budget import OBJECT_BYTES, ByteBudget
 
 # Readouts that come after their frame was completed make a frame of their own only if they are
@@ -289,10 +290,11 @@ class AcquisitionBuffer:
         if not self._is_slab(key):
             made = self._assembled_2d(key, group, flat(encoding), numbers)
         else:
-            made = []
+            made, are_whole = [], are_whole_numbers(group)  # no longer to be seen after the transform
             with self.failed.tolerated(str(key)):
                 for part in to_slices(group, encoding, str(key)):
                     made += self._assembled_2d(FrameKey.of(part[0].getHead()), part, slice_encoding(encoding), None)
+            made = [replace(frame, are_whole_numbers=are_whole) for frame in made]
         references = self._references_of(key)  # a slab's, for all its slices: they have other numbers
         return [replace(frame, phase_references=references) for frame in made]
 

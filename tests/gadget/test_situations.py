@@ -19,6 +19,7 @@ from gadget.files.scan_file import open_scan
 from gadget.kspace.phase_correction import IGNORED
 from gadget.settings.load import load
 from pogmdm_core import load_prior, reconstruct
+from pogmdm_core.measurement.noise_check import against_kspace
 
 
 @pytest.fixture
@@ -278,6 +279,18 @@ def test_references_of_a_slab_correct_all_its_slices():
         assert weight == 0 or error_of(seen(one.frame), seen(other.frame)) < 0.01
 
 
+def test_zero_padding_of_lines_that_are_corrected_is_not_measured():
+    """Asymmetric echoes: a shift by a part of a sample leaves nothing exactly 0."""
+    scan = Scan()
+    noise, marked, lines = epi(scan)
+    for acq in (*marked, *lines):
+        is_reversed = acq.is_flag_set(ismrmrd.ACQ_IS_REVERSE)
+        acq.data[:, slice(-20, None) if is_reversed else slice(20)] = 0
+    mask = prepared_of(scan, [noise, *marked, *lines]).frame.mask
+    assert not mask[:, :20].any()
+    assert mask[:, 20:].all()
+
+
 def test_epi_without_positions_is_lines():
     """As GE's converter writes it: regridded and turned, references flagged, the dwell time 0."""
     scan = Scan(trajectory="epi", dwell=5.0)
@@ -431,6 +444,56 @@ def test_whole_numbers_have_the_noise_of_rounding_and_zeros_are_samples(gain):
     inside = truth(scan) > 0.5
     rmse = float(np.sqrt(np.mean((result.image.numpy() - gain * truth(scan))[inside] ** 2)))
     assert float(result.std[torch.from_numpy(inside)].square().mean().sqrt()) > 0.5 * rmse
+
+
+def rounded(scan, gain):
+    acquisitions = scan.acquisitions()
+    for acq in acquisitions:
+        acq.data[:] = np.round(acq.data * gain)
+    return acquisitions
+
+
+@pytest.mark.parametrize("gain", [6.0, 8.0, 10.0])
+def test_rounding_beside_a_noise_scan(gain):
+    """Outer k-space is 0 for the most part: that contradicts no noise scan, and the noise is that of rounding."""
+    scan = Scan(oversampling=1, noise_std=0.03)
+    found = prepared_of(scan, rounded(scan, gain))
+    level = against_kspace(found.frame)
+    assert level.warnings == ()
+    assert level.std >= found.frame.noise_floor > 0
+    exact = prepared_of(scan, [rounded(scan, gain)[0], *(rebuilt(a, a.data * gain) for a in scan.acquisitions()[1:])])
+    error = torch.view_as_real(found.frame.kspace - exact.frame.kspace).square().mean().sqrt()
+    assert float(error) < found.frame.noise_floor < 2 * float(error)  # less where most is 0
+
+
+def test_rounding_where_no_gadget_has_whitened():
+    scan = Scan(noise_scan=False, oversampling=1)
+    found = prepared_of(scan, rounded(scan, 20.0), **{"noise.whiten": "upstream"})
+    assert "NOISE_SCALE_MISMATCH" in found.warnings
+    assert found.frame.noise_floor == pytest.approx(12**-0.5)
+
+
+def test_rounding_of_a_slab_is_that_of_its_slices():
+    scan = Scan(nx=16, ny=12, n_coils=2, noise_scan=False, noise_std=0.1, limits=False)
+    flat = scan.acquisitions()
+    for acq in flat:
+        acq.clear_flag(ismrmrd.ACQ_LAST_IN_REPETITION)
+        acq.clear_flag(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
+    header, made = slab(scan.header(), flat)
+    whole = [rebuilt(acq, np.round(3 * acq.data)) for acq in made]
+    assert [one.frame.noise_floor for one in prepared_frames(header, whole)] == [pytest.approx(12**-0.5)] * 5
+    assert [one.frame.noise_floor for one in prepared_frames(header, made)] == [0.0] * 5
+
+
+def test_numbers_that_float32_cannot_but_hold_as_whole_ones_are_none():
+    scan = Scan(noise_scan=False, oversampling=1)
+    acquisitions = scan.acquisitions()
+    for acq in acquisitions:
+        acq.data[:] *= 1e16
+        acq.data[:, :10] = 0
+    found = prepared_of(scan, acquisitions).frame
+    assert found.noise_floor == 0
+    assert not found.mask[:, :10].any()
 
 
 def averaged(scan, n_averages):
