@@ -14,6 +14,7 @@ from gadget.scan.classify import Kind, classify, has_flag
 from gadget.scan.failed import FailedFrames
 from gadget.scan.frames import AcquiredFrame, FrameKey
 from gadget.scan.geometry import Encoding, ScanGeometry
+from gadget.scan.on_grid import LINES
 from gadget.scan.partitions import flat, slice_encoding, to_slices
 from gadget.scan.whole_numbers import are_whole_numbers
 from gadget.stream.budget import OBJECT_BYTES, ByteBudget
@@ -69,6 +70,8 @@ class AcquisitionBuffer:
         self._partitions: dict[FrameKey, set[int]] = {}
         self._ended: FrameKey | None = None
         self._references: dict[FrameKey, list[ismrmrd.Acquisition]] = {}
+        self._stale_references: set[FrameKey] = set()
+        self._unknown: set[FrameKey] = set()
         self._has_flags = False
         self._last: ismrmrd.AcquisitionHeader | None = None
         self._first: dict[FrameKey, Number] = {}
@@ -90,10 +93,12 @@ class AcquisitionBuffer:
             return self._add_noise(acq)
         head = acq.getHead()
         key = FrameKey.of(head)
+        if not self._is_known(key):
+            return []
         before = self._next_measurement(head, key)
         self._has_flags = self._has_flags or _has_any(acq, (*_FIRST_FLAGS, *_LAST_FLAGS))
         done: list[FrameKey] = []
-        if self._belongs_to_image(kind):
+        if self._belongs_to_image(kind, key):
             self._note_partition(head, key)
             before += self._close_ended(key)
             if self.trigger == "auto" and key not in self._groups:
@@ -127,6 +132,9 @@ class AcquisitionBuffer:
 
     def _keep_reference(self, key: FrameKey, acq: ismrmrd.Acquisition) -> None:
         """Keep a phase correction line for its frame, and for later ones of the slice that have none."""
+        if key in self._stale_references:  # repetitions that are not counted
+            self._stale_references.remove(key)
+            self._forget_references(key)
         self._count_bytes(acq)
         self._references.setdefault(key, []).append(acq)
 
@@ -137,9 +145,22 @@ class AcquisitionBuffer:
             return ()
         chosen = key if key in same_slice else same_slice[-1]
         for other in same_slice[: same_slice.index(chosen)]:
-            for acq in self._references.pop(other):
-                self._discount_bytes(acq)
+            self._forget_references(other)
         return tuple(self._references[chosen])
+
+    def _forget_references(self, key: FrameKey) -> None:
+        for acq in self._references.pop(key, ()):
+            self._discount_bytes(acq)
+
+    def _is_known(self, key: FrameKey) -> bool:
+        """Whether the header has the encoding of a frame; else it is one of `failed` (E203), once."""
+        if key in self._unknown:
+            return False
+        with self.failed.tolerated(str(key)):
+            self.geometry.encoding(key.encoding)
+            return True
+        self._unknown.add(key)
+        return False
 
     def _next_number(self, key: FrameKey) -> int:
         """Number of a readout among those of its slice, in the order in which they come, whatever their repetition."""
@@ -188,9 +209,9 @@ class AcquisitionBuffer:
         self._closed.clear()
         self._arrived.clear()
         self._partitions.clear()
-        for acq in (acq for lines in self._references.values() for acq in lines):
-            self._discount_bytes(acq)
-        self._references.clear()
+        for key in list(self._references):
+            self._forget_references(key)
+        self._stale_references.clear()
         self._has_flags = False
         return frames
 
@@ -206,9 +227,12 @@ class AcquisitionBuffer:
         """Complete the frames that have all their lines; called when the stream breaks off."""
         return self._close_at_end([key for key in self._groups if key == self._ended or self._has_all_lines(key)])
 
-    def _belongs_to_image(self, kind: Kind) -> bool:
+    def _belongs_to_image(self, kind: Kind, key: FrameKey) -> bool:
         if kind is Kind.CALIBRATION:
-            return not any(encoding.has_foreign_calibration for encoding in self.geometry.encodings)
+            own = self.geometry.encoding(key.encoding)
+            # an encoding of reference lines alone need not say what they are
+            asked = (own,) if own.calibration else self.geometry.encodings
+            return not any(encoding.has_foreign_calibration for encoding in asked)
         return kind in (Kind.IMAGING, Kind.CALIBRATION_AND_IMAGING)
 
     def _flagged(self, head: ismrmrd.AcquisitionHeader, key: FrameKey) -> list[FrameKey]:
@@ -240,7 +264,7 @@ class AcquisitionBuffer:
     def _has_all_lines(self, key: FrameKey) -> bool:
         """Whether every regular line of every average is there; never known off the grid."""
         encoding = self.geometry.encoding(key.encoding)
-        if encoding.trajectory != "cartesian":
+        if encoding.trajectory not in LINES:
             return False  # encode steps count readouts there, and nobody says how many are to come
         lines = {
             (acq.idx.kspace_encode_step_1, acq.idx.kspace_encode_step_2, acq.idx.average)
@@ -281,6 +305,7 @@ class AcquisitionBuffer:
                 )
                 made = [replace(frame, warnings=(*frame.warnings, "AVERAGES_APART")) for frame in made]
             self._closed[key] = len(group)
+            self._stale_references.add(key)
             frames += made
         return frames
 

@@ -55,14 +55,16 @@ class SlidingBuffer(AcquisitionBuffer):
         """Take one readout; return the frame it completes, its number in the place of the repetition."""
         kind, head = classify(acq.flags), acq.getHead()
         key = FrameKey.of(head)._replace(phase=0, repetition=0)
-        if self._belongs_to_image(kind):
+        if kind is Kind.NOISE or not self._is_known(key):
+            return super().add(acq)
+        if self._belongs_to_image(kind, key):
             self._note_partition(head, key)
-        if kind is Kind.NOISE or self.geometry.encoding(key.encoding).trajectory in LINES or self._is_slab(key):
+        if self.geometry.encoding(key.encoding).trajectory in LINES or self._is_slab(key):
             return super().add(acq)
         self._take_next_noise()
         self.counts[kind] += 1
         before = self._next_measurement(head, key)
-        if not self._belongs_to_image(kind):
+        if not self._belongs_to_image(kind, key):
             return before
         window = self._windows.setdefault(key, [])
         window.append(acq)

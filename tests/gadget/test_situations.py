@@ -8,7 +8,7 @@ import torch
 from helpers.fake_core import core
 from helpers.frames import frames_of, prepared, prepared_frames, prepared_of
 from helpers.mrd_factory import ENCODING, WEIGHTS, Scan, radial_scan, slab
-from helpers.peer import run_in_process, stream
+from helpers.peer import configuration, run_in_process, stream
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -165,6 +165,34 @@ def test_reference_lines_of_another_encoding_are_calibration_or_a_series_of_thei
     assert next(iter(images(outcome, 1010).values())).shape == (16, 16)
 
 
+@pytest.mark.parametrize("mode", ["embedded", "separate"])
+def test_embedded_lines_are_the_images_whatever_another_encoding_says(mode):
+    scan = Scan(acceleration=3)
+    own = scan.header().decode()
+    own = own[own.index("<parallelImaging>") : own.index("</encoding>")]
+    last = "</encoding>".join(second_encoding(scan, "embedded").decode().rsplit("</encoding>", 1))
+    before, after = last.rsplit("</encoding>", 1)
+    header = before + own.replace("embedded", mode) + "</encoding>" + after
+    _, _, (frame,) = frames_of(header.encode(), scan.acquisitions())
+    assert sorted(frame.rows) == scan.rows()
+
+
+@pytest.mark.fault("F28")
+@pytest.mark.parametrize("config", [b"", configuration(window__shots=10)])
+def test_readouts_of_an_encoding_that_the_header_lacks_cost_no_image(run, config):
+    scan = Scan(n_repetitions=2)
+    strays = references()[:2]
+    for acq in strays:
+        acq.encoding_space_ref = 2
+    noise, *lines = scan.acquisitions()
+    header = second_encoding(scan, "embedded")
+    outcome = run(header, [noise, strays[0], *lines[:50], strays[1], *lines[50:]], config)
+    assert sorted(images(outcome)) == [1, 2]
+    assert len(outcome.errors) == 1
+    assert outcome.errors[0].startswith("E203 readouts refer to encoding 2")
+    assert "(1 frame(s) lost to this or other errors, see the log; 2 sent.)" in outcome.errors[0]
+
+
 def test_simultaneous_slices_are_refused_by_name(run):
     """ismrmrd#209 (<multiband> in the header)."""
     scan = Scan(acceleration=2)
@@ -263,6 +291,16 @@ def test_references_of_the_own_repetition_count_and_no_memory_stays():
     assert buffer.budget.held < 5 * (scan.nx_encoded * 8 * scan.n_coils + 5000)  # those of the last one
 
 
+def test_references_of_repetitions_that_are_not_counted_do_not_pile_up():
+    scan = Scan(n_repetitions=4)
+    _, marked, lines = epi(Scan())
+    for acq in lines:
+        acq.clear_flag(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
+    _, buffer, frames = frames_of(scan.header(), [*marked, *lines] * 4)
+    assert [len(frame.phase_references) for frame in frames] == [3] * 4
+    assert buffer.budget.held < 5 * (scan.nx_encoded * 8 * scan.n_coils + 5000)  # those of the last one
+
+
 def test_references_of_a_slab_correct_all_its_slices():
     scan = Scan(nx=16, ny=12, n_coils=2, noise_std=0.0, limits=False, trajectory="epi")
     _, marked, lines = epi(scan)
@@ -346,6 +384,21 @@ def test_positions_win_over_counters_and_flags():
         assert "TRAJECTORY_NOT_CARTESIAN" in found.warnings
         assert found.trajectory == "other (kxky, unit per_m)"
         assert error_of(reconstructed(found), expected) < 0.03
+
+
+def test_positions_that_are_not_finite_contradict_nothing():
+    scan = Scan(oversampling=1)
+
+    def broken(acq, k):
+        if acq.idx.kspace_encode_step_1 == 3:
+            k = k * np.float32(np.nan)
+        if acq.idx.kspace_encode_step_1 == 7:
+            k[[0, 5, -1]] = np.nan
+        return rebuilt(acq, trajectory=k)
+
+    found = prepared_of(scan, placed(scan, broken))
+    assert found.trajectory == "cartesian"
+    assert torch.equal(found.frame.kspace, prepared_of(scan).frame.kspace)
 
 
 def reconstructed(found):

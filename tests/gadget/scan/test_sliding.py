@@ -120,3 +120,9 @@ def test_windows_of_a_slab_that_looks_like_a_2_d_scan_end_with_its_second_partit
     assert [f for acq in acquisitions for f in buffer.add(acq)] + buffer.flush() == []
     with pytest.raises(DataError, match="E204 .*10 of 10"):
         buffer.failed.raise_first(0)
+
+
+def test_lines_of_epi_are_no_windows():
+    scan = Scan(trajectory="epi", n_repetitions=2, noise_scan=False)
+    frames, rest = frames_of(scan.header(), scan.acquisitions(), 10, 10)
+    assert [len(frame.heads) for frame in frames + rest] == [scan.ny] * 2
