@@ -66,11 +66,12 @@ def cartesian_grid(acquired: AcquiredFrame, data: np.ndarray) -> Grid:
     kspace = np.zeros((data.shape[1], ny, nx), np.complex64)
     n_averages = np.zeros((ny, nx), np.int32)
     n_measured = n_placed = 0
-    zeros_are_samples = are_whole_numbers(acquired.data)
-    for readout, row, head in zip(data, acquired.rows, acquired.heads, strict=True):
+    for readout, live, row, head in zip(data, _live(acquired), acquired.rows, acquired.heads, strict=True):
         first, measured = sample_columns(head, nx)
-        values = readout[:, ::-1] if is_reversed(head) else readout
-        measured = measured if zeros_are_samples else _without_padding(values, measured)
+        values = readout
+        if is_reversed(head):
+            values, live = readout[:, ::-1], live[::-1]
+        measured = _without_padding(live, measured)
         low = max(measured.start, -first)
         high = min(measured.stop, nx - first)
         n_measured += measured.stop - measured.start
@@ -91,22 +92,29 @@ def cartesian_grid(acquired: AcquiredFrame, data: np.ndarray) -> Grid:
     return Grid(kspace, n_averages, (encoded.fov_mm[1], fov_x), recon.fov_mm[0], warnings)
 
 
-def are_whole_numbers(data: np.ndarray) -> bool:
-    """Whether samples are counts of a converter: whole numbers, of which a low gain makes many exact zeros."""
-    values = np.ascontiguousarray(data).view(np.float32)
-    return bool(values.any()) and bool((values == np.rint(values)).all())
+def _live(acquired: AcquiredFrame) -> np.ndarray:
+    """Where some channel is not exactly 0, bool `(readout, sample)`, before anything is done to the samples.
+
+    Of whole numbers single samples may be 0, too: there it is where some line of the same direction is not 0.
+    """
+    live = np.any(acquired.data != 0, axis=1)
+    if acquired.are_whole_numbers:
+        backwards = np.array([is_reversed(head) for head in acquired.heads])
+        for lines in (backwards, ~backwards):
+            live[lines] = live[lines].any(axis=0)
+    return live
 
 
-def _without_padding(values: np.ndarray, measured: slice) -> slice:
-    """Leave out exact zeros of all channels at either end: padding, whatever the discard counts say.
+def _without_padding(live: np.ndarray, measured: slice) -> slice:
+    """Leave out exact zeros at either end: padding, whatever the discard counts say.
 
     Receivers never give exact zeros, and zeros taken for samples make the noise look far too small. A readout of
     nothing but zeros is kept: that is a dead receiver, or a simulation.
     """
-    live = np.flatnonzero(np.any(values[:, measured] != 0, axis=0))
-    if live.size == 0:
+    found = np.flatnonzero(live[measured])
+    if found.size == 0:
         return measured
-    return slice(measured.start + int(live[0]), measured.start + int(live[-1]) + 1)
+    return slice(measured.start + int(found[0]), measured.start + int(found[-1]) + 1)
 
 
 def sample_columns(head: ismrmrd.AcquisitionHeader, nx: int) -> tuple[int, slice]:

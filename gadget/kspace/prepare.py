@@ -15,7 +15,7 @@ import numpy as np
 
 from gadget import logs
 from gadget.errors import DataError
-from gadget.kspace.cartesian import are_whole_numbers, cartesian_grid, remove_oversampling
+from gadget.kspace.cartesian import cartesian_grid, remove_oversampling
 from gadget.kspace.noncartesian import sampled_frame
 from gadget.kspace.phase_correction import phase_corrected
 from gadget.kspace.whitening import Whitener
@@ -91,9 +91,11 @@ def prepare(acquired: AcquiredFrame, whitener: Whitener | None, settings: Gadget
     """
     data, more = phase_corrected(acquired)
     warnings, noise_std = [*acquired.warnings, *more], None
+    noise_floor = _ROUNDING if acquired.are_whole_numbers else 0.0
     if whitener is not None:
         data = whitener.apply(data)
         noise_std = whitener.noise_std(float(acquired.heads[0].sample_time_us))
+        noise_floor *= whitener.gain
         if whitener.n_dead:
             warnings.append("DEAD_CHANNELS")
         if whitener.is_short:
@@ -101,10 +103,13 @@ def prepare(acquired: AcquiredFrame, whitener: Whitener | None, settings: Gadget
     else:
         warnings.append("NOT_WHITENED")
 
-    frame, fov_mm, more, reading = (_on_grid if acquired.on_grid else _off_grid)(acquired, data, noise_std, settings)
+    place = _on_grid if acquired.on_grid else _off_grid
+    frame, fov_mm, more, reading, factor = place(acquired, data, noise_std, settings)
+    frame = replace(frame, noise_floor=noise_floor * factor)
     warnings += more
     whitened_upstream = whitener is not None and whitener.upstream
-    if whitened_upstream and _is_another_scale(frame):
+    # whitening makes no whole numbers
+    if whitened_upstream and (acquired.are_whole_numbers or _is_another_scale(frame)):
         logs.get().warning(
             "%s: noise.whiten=upstream, but the noise is not that of data which a NoiseAdjustGadget has whitened: "
             "without noise readouts it passes data on as they are. The level is estimated from the data",
@@ -175,11 +180,11 @@ def compressed(frame: KSpaceFrame, n_virtual: int) -> KSpaceFrame:
     return replace(frame, kspace=torch.tensordot(matrix.to(torch.complex64), frame.kspace, dims=1))
 
 
-_Made = tuple["KSpaceFrame", tuple[float, float], tuple[str, ...], str]
+_Made = tuple["KSpaceFrame", tuple[float, float], tuple[str, ...], str, float]
 
 
 def _on_grid(acquired: AcquiredFrame, data: np.ndarray, noise_std: float | None, _: GadgetSettings) -> _Made:
-    """Frame, field of view `(y, x)` in mm, warnings; nothing to say about where samples lie."""
+    """Frame, field of view `(y, x)` in mm, warnings, nothing to say about where samples lie, and the noise's factor."""
     import torch
 
     from pogmdm_core import KSpaceFrame
@@ -192,13 +197,11 @@ def _on_grid(acquired: AcquiredFrame, data: np.ndarray, noise_std: float | None,
         noise_std *= averaged
     kspace = torch.from_numpy(np.ascontiguousarray(grid.kspace))
     frame = KSpaceFrame.cartesian(kspace, torch.from_numpy(mask), noise_std)
-    if noise_std is None and are_whole_numbers(acquired.data):
-        frame = replace(frame, noise_floor=_ROUNDING * averaged)
-    return frame, grid.fov_mm, grid.warnings, ""
+    return frame, grid.fov_mm, grid.warnings, "", averaged
 
 
 def _off_grid(acquired: AcquiredFrame, data: np.ndarray, noise_std: float | None, settings: GadgetSettings) -> _Made:
-    """Frame, field of view `(y, x)` in mm, warnings, and how positions were read, of readouts with a trajectory."""
+    """Frame, field of view `(y, x)` in mm, warnings, how positions were read, and the factor of samples and noise."""
     import torch
 
     from pogmdm_core import KSpaceFrame
@@ -213,6 +216,4 @@ def _off_grid(acquired: AcquiredFrame, data: np.ndarray, noise_std: float | None
         None if noise_std is None else noise_std * sampled.scale,
         torch.from_numpy(sampled.shot),
     )
-    if noise_std is None and are_whole_numbers(acquired.data):
-        frame = replace(frame, noise_floor=_ROUNDING * sampled.scale)
-    return frame, sampled.fov_mm, sampled.warnings, sampled.reading
+    return frame, sampled.fov_mm, sampled.warnings, sampled.reading, sampled.scale

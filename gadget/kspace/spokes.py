@@ -14,6 +14,7 @@ import numpy as np
 
 from gadget.errors import DataError
 from gadget.kspace.readout import centre_sample, is_reversed
+from gadget.scan.on_grid import padded
 
 if TYPE_CHECKING:
     from gadget.scan.frames import AcquiredFrame
@@ -60,7 +61,7 @@ def radial_trajectory(acquired: AcquiredFrame, wanted: str) -> tuple[np.ndarray,
         if scheme == "uniform":
             number, n_spokes = _within_turn(acquired)
     angle = number * (np.pi / n_spokes if scheme == "uniform" else golden_angle(_GOLDEN_ORDERS[scheme]))
-    radius = np.stack([_radius(head, encoding.encoded.matrix[0]) for head in acquired.heads])
+    radius = padded([_radius(head, encoding.encoded.matrix[0]) for head in acquired.heads])
     return np.stack([radius * np.cos(angle)[:, None], radius * np.sin(angle)[:, None]], axis=2), scheme
 
 

@@ -104,6 +104,11 @@ class Whitener:
         """Whiten `(readout, coil, sample)` to `(readout, live, sample)`, complex64."""
         return np.matmul(self.matrix, data)
 
+    @property
+    def gain(self) -> float:
+        """What noise that is equal and independent in all channels is multiplied with (root mean square)."""
+        return float(np.sqrt((np.abs(self.matrix) ** 2).sum(axis=1).mean()))
+
     def noise_std(self, dwell_us: float) -> float:
         """Noise per real or imaginary part in whitened data of a given dwell time."""
         known = dwell_us > 0 and self.dwell_us > 0

@@ -14,6 +14,7 @@ from gadget.errors import DataError
 from gadget.scan.frames import AcquiredFrame, FrameKey
 from gadget.scan.geometry import Encoding
 from gadget.scan.on_grid import LINES, padded, why_off_grid
+from gadget.scan.whole_numbers import are_whole_numbers
 
 MAX_BROKEN_SHARE = 0.01
 MAX_OUTSIDE_SHARE = 0.05
@@ -92,6 +93,7 @@ def assemble(
         on_grid=on_grid,
         warnings=tuple(screening.warnings),
         is_window=is_window,
+        are_whole_numbers=are_whole_numbers(screening.left),
     )
 
 

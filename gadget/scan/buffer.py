@@ -14,7 +14,9 @@ from gadget.scan.classify import Kind, classify, has_flag
 from gadget.scan.failed import FailedFrames
 from gadget.scan.frames import AcquiredFrame, FrameKey
 from gadget.scan.geometry import Encoding, ScanGeometry
+from gadget.scan.on_grid import LINES
 from gadget.scan.partitions import flat, slice_encoding, to_slices
+from gadget.scan.whole_numbers import are_whole_numbers
 from gadget.stream.budget import OBJECT_BYTES, ByteBudget
 
 # Readouts that come after their frame was completed make a frame of their own only if they are
@@ -64,7 +66,12 @@ class AcquisitionBuffer:
         self._numbers: dict[FrameKey, list[int]] = {}
         self._arrived: Counter[FrameKey] = Counter()
         self._closed: dict[FrameKey, int] = {}
+        # partitions (kspace_encode_step_2) that came so far, by what tells slices apart
+        self._partitions: dict[FrameKey, set[int]] = {}
+        self._ended: FrameKey | None = None
         self._references: dict[FrameKey, list[ismrmrd.Acquisition]] = {}
+        self._stale_references: set[FrameKey] = set()
+        self._unknown: set[FrameKey] = set()
         self._has_flags = False
         self._last: ismrmrd.AcquisitionHeader | None = None
         self._first: dict[FrameKey, Number] = {}
@@ -86,10 +93,14 @@ class AcquisitionBuffer:
             return self._add_noise(acq)
         head = acq.getHead()
         key = FrameKey.of(head)
+        if not self._is_known(key):
+            return []
         before = self._next_measurement(head, key)
         self._has_flags = self._has_flags or _has_any(acq, (*_FIRST_FLAGS, *_LAST_FLAGS))
         done: list[FrameKey] = []
-        if self._belongs_to_image(kind):
+        if self._belongs_to_image(kind, key):
+            self._note_partition(head, key)
+            before += self._close_ended(key)
             if self.trigger == "auto" and key not in self._groups:
                 done += [other for other in self._groups if not self._waits(other) and self._has_all_lines(other)]
             self._count_bytes(acq)
@@ -121,6 +132,9 @@ class AcquisitionBuffer:
 
     def _keep_reference(self, key: FrameKey, acq: ismrmrd.Acquisition) -> None:
         """Keep a phase correction line for its frame, and for later ones of the slice that have none."""
+        if key in self._stale_references:  # repetitions that are not counted
+            self._stale_references.remove(key)
+            self._forget_references(key)
         self._count_bytes(acq)
         self._references.setdefault(key, []).append(acq)
 
@@ -131,15 +145,48 @@ class AcquisitionBuffer:
             return ()
         chosen = key if key in same_slice else same_slice[-1]
         for other in same_slice[: same_slice.index(chosen)]:
-            for acq in self._references.pop(other):
-                self._discount_bytes(acq)
+            self._forget_references(other)
         return tuple(self._references[chosen])
+
+    def _forget_references(self, key: FrameKey) -> None:
+        for acq in self._references.pop(key, ()):
+            self._discount_bytes(acq)
+
+    def _is_known(self, key: FrameKey) -> bool:
+        """Whether the header has the encoding of a frame; else it is one of `failed` (E203), once."""
+        if key in self._unknown:
+            return False
+        with self.failed.tolerated(str(key)):
+            self.geometry.encoding(key.encoding)
+            return True
+        self._unknown.add(key)
+        return False
 
     def _next_number(self, key: FrameKey) -> int:
         """Number of a readout among those of its slice, in the order in which they come, whatever their repetition."""
-        place = key._replace(phase=0, repetition=0)
-        self._arrived[place] += 1
-        return self._arrived[place] - 1
+        self._arrived[_place(key)] += 1
+        return self._arrived[_place(key)] - 1
+
+    def _note_partition(self, head: ismrmrd.AcquisitionHeader, key: FrameKey) -> None:
+        self._partitions.setdefault(_place(key), set()).add(head.idx.kspace_encode_step_2)
+
+    def _close_ended(self, key: FrameKey) -> list[AcquiredFrame]:
+        """Close the frame whose LAST_IN_SLICE came, unless a readout `key` shows that it was a partition's."""
+        ended, self._ended = self._ended, None
+        if ended is None or ended not in self._groups or (key == ended and self._is_slab(key)):
+            return []
+        return self._close([ended])
+
+    def _is_slab(self, key: FrameKey) -> bool:
+        """Whether a frame is a 3-D one; a header that wants one slice of several is that of a 2-D scan, too.
+
+        Pulseq's 2-D scans announce 2 partitions after the Siemens converter (pulseq#34). Encoding limits that are all 0
+        tell nothing, as some writers care for none: only readouts do.
+        """
+        encoding = self.geometry.encoding(key.encoding)
+        if encoding.recon.matrix[2] == 1 and len(self._partitions.get(_place(key), ())) <= 1:
+            return False
+        return encoding.encoded.matrix[2] > 1
 
     def _next_measurement(self, head: ismrmrd.AcquisitionHeader, key: FrameKey) -> list[AcquiredFrame]:
         """Complete what belongs to another measurement: two scans in one stream must never mix.
@@ -161,9 +208,10 @@ class AcquisitionBuffer:
         frames = self._close_at_end(list(self._groups))
         self._closed.clear()
         self._arrived.clear()
-        for acq in (acq for lines in self._references.values() for acq in lines):
-            self._discount_bytes(acq)
-        self._references.clear()
+        self._partitions.clear()
+        for key in list(self._references):
+            self._forget_references(key)
+        self._stale_references.clear()
         self._has_flags = False
         return frames
 
@@ -177,11 +225,14 @@ class AcquisitionBuffer:
 
     def complete(self) -> list[AcquiredFrame]:
         """Complete the frames that have all their lines; called when the stream breaks off."""
-        return self._close_at_end([key for key in self._groups if self._has_all_lines(key)])
+        return self._close_at_end([key for key in self._groups if key == self._ended or self._has_all_lines(key)])
 
-    def _belongs_to_image(self, kind: Kind) -> bool:
+    def _belongs_to_image(self, kind: Kind, key: FrameKey) -> bool:
         if kind is Kind.CALIBRATION:
-            return not any(encoding.has_foreign_calibration for encoding in self.geometry.encodings)
+            own = self.geometry.encoding(key.encoding)
+            # an encoding of reference lines alone need not say what they are
+            asked = (own,) if own.calibration else self.geometry.encodings
+            return not any(encoding.has_foreign_calibration for encoding in asked)
         return kind in (Kind.IMAGING, Kind.CALIBRATION_AND_IMAGING)
 
     def _flagged(self, head: ismrmrd.AcquisitionHeader, key: FrameKey) -> list[FrameKey]:
@@ -195,26 +246,33 @@ class AcquisitionBuffer:
         if has_flag(flags, ismrmrd.ACQ_LAST_IN_REPETITION) and self.trigger in ("auto", "repetition"):
             return [k for k in self._groups if (k.encoding, k.repetition) == (key.encoding, key.repetition)]
         if has_flag(flags, ismrmrd.ACQ_LAST_IN_SLICE) and self.trigger in ("auto", "slice"):
-            return [key] if key in self._groups and self._is_even(key) else []
+            if key not in self._groups:
+                return []
+            if self.geometry.encoding(key.encoding).encoded.matrix[2] == 1:
+                return [key]
+            if self._is_slab(key):
+                return [key] if self._is_even(key) else []
+            self._ended = key  # the next readout tells whether this was a 2-D scan or a slab's first partition
         return []
 
     def _is_even(self, key: FrameKey) -> bool:
         """Whether all partitions of a slab have as many readouts; some sources flag the end of each one."""
         counts = Counter(acq.idx.kspace_encode_step_2 for acq in self._groups[key])
         n_partitions = self.geometry.encoding(key.encoding).encoded.matrix[2]
-        return n_partitions == 1 or (len(counts) >= n_partitions and len(set(counts.values())) == 1)
+        return len(counts) >= n_partitions and len(set(counts.values())) == 1
 
     def _has_all_lines(self, key: FrameKey) -> bool:
         """Whether every regular line of every average is there; never known off the grid."""
         encoding = self.geometry.encoding(key.encoding)
-        if encoding.trajectory != "cartesian":
+        if encoding.trajectory not in LINES:
             return False  # encode steps count readouts there, and nobody says how many are to come
         lines = {
             (acq.idx.kspace_encode_step_1, acq.idx.kspace_encode_step_2, acq.idx.average)
             for acq in self._groups[key]
             if classify(acq.flags) is not Kind.CALIBRATION
         }
-        return len(lines) >= encoding.expected_rows * encoding.encoded.matrix[2] * (encoding.last.get("average", 0) + 1)
+        n_partitions = encoding.encoded.matrix[2] if self._is_slab(key) else 1
+        return len(lines) >= encoding.expected_rows * n_partitions * (encoding.last.get("average", 0) + 1)
 
     def _waits(self, key: FrameKey) -> bool:
         """Whether this frame's source sets flags, so that its LAST will come."""
@@ -247,27 +305,30 @@ class AcquisitionBuffer:
                 )
                 made = [replace(frame, warnings=(*frame.warnings, "AVERAGES_APART")) for frame in made]
             self._closed[key] = len(group)
+            self._stale_references.add(key)
             frames += made
         return frames
 
     def _assembled(self, key: FrameKey, group: list[ismrmrd.Acquisition], numbers: list[int]) -> list[AcquiredFrame]:
         """Make the frame of a 2-D scan, or those of a slab's slices."""
         encoding = self.geometry.encoding(key.encoding)
-        if encoding.encoded.matrix[2] == 1 or _is_one_partition(group, encoding):
-            return self._assembled_2d(key, group, flat(encoding), numbers)
-        frames: list[AcquiredFrame] = []
-        with self.failed.tolerated(str(key)):
-            for part in to_slices(group, encoding, str(key)):
-                frames += self._assembled_2d(FrameKey.of(part[0].getHead()), part, slice_encoding(encoding), None)
-        return frames
+        if not self._is_slab(key):
+            made = self._assembled_2d(key, group, flat(encoding), numbers)
+        else:
+            made, are_whole = [], are_whole_numbers(group)  # no longer to be seen after the transform
+            with self.failed.tolerated(str(key)):
+                for part in to_slices(group, encoding, str(key)):
+                    made += self._assembled_2d(FrameKey.of(part[0].getHead()), part, slice_encoding(encoding), None)
+            made = [replace(frame, are_whole_numbers=are_whole) for frame in made]
+        references = self._references_of(key)  # a slab's, for all its slices: they have other numbers
+        return [replace(frame, phase_references=references) for frame in made]
 
     def _assembled_2d(
         self, key: FrameKey, group: list[ismrmrd.Acquisition], encoding: Encoding, numbers: list[int] | None
     ) -> list[AcquiredFrame]:
         """Assemble a frame; nothing, and an entry in `failed`, where that is not possible."""
         with self.failed.tolerated(str(key)):
-            frame = assemble(key, group, encoding, self.geometry.n_channels, numbers=numbers)
-            return [replace(frame, phase_references=self._references_of(key))]
+            return [assemble(key, group, encoding, self.geometry.n_channels, numbers=numbers)]
         return []
 
     def _count_bytes(self, acq: ismrmrd.Acquisition) -> None:
@@ -289,9 +350,9 @@ def number_of(head: ismrmrd.AcquisitionHeader) -> Number:
     return head.scan_counter, i.kspace_encode_step_1, i.kspace_encode_step_2, i.average, i.phase, i.repetition
 
 
-def _is_one_partition(group: list[ismrmrd.Acquisition], encoding: Encoding) -> bool:
-    """Whether a header that announces several partitions and wants one slice is that of a 2-D scan."""
-    return encoding.recon.matrix[2] == 1 and len({acq.idx.kspace_encode_step_2 for acq in group}) == 1
+def _place(key: FrameKey) -> FrameKey:
+    """What tells slices apart, whatever the time."""
+    return key._replace(phase=0, repetition=0)
 
 
 def _has_any(acq: ismrmrd.Acquisition, flags: tuple[int, ...]) -> bool:

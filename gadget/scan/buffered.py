@@ -20,31 +20,42 @@ from gadget.stream.recon_data import ReconBit, ReconBuffer
 def frames_of(bits: tuple[ReconBit, ...], geometry: ScanGeometry, failed: FailedFrames) -> Iterator[AcquiredFrame]:
     """Frames of every bit, calibration lines merged where they are samples of the image.
 
-    Those that cannot be assembled are in `failed`.
-
-    Raises
-    ------
-    HeaderError
-        E204 several partitions.
-    DataError
-        E305 arrays and headers that do not belong together, E320 a trajectory.
+    What cannot be made is in `failed`, by frame, slice or bit: E204 several partitions, E320 a trajectory, E305 arrays
+    and headers that do not belong together, and errors of `assemble`.
     """
-    for bit in bits:
-        shape = bit.data.data.shape
-        if shape[2] > 1:
-            raise HeaderError(204, f"ReconData with {shape[2]} partitions: a 3-D scan, only 2-D is supported.")
-        if bit.data.has_trajectory:
-            raise DataError(
-                320,
-                "ReconData with a trajectory is not supported.",
-                "Send acquisitions of non-Cartesian scans: see pogmdm_noncartesian.xml.",
-            )
-        for slc in range(shape[6]):
-            yield from _frames_of_slice(bit, slc, geometry, failed)
+    for number, bit in enumerate(bits):
+        slices = range(0)
+        with failed.tolerated(f"ReconData bit {number}"):
+            slices = _slices(bit)
+        for slc in slices:
+            images: dict[FrameKey, list[ismrmrd.Acquisition]] = {}
+            with failed.tolerated(f"ReconData bit {number} slice {slc}"):
+                images = _images_of_slice(bit, slc, geometry)
+            for key, readouts in images.items():
+                frame = None
+                with failed.tolerated(str(key)):
+                    # the header's receiverChannels is that before a compression upstream
+                    frame = assemble(key, readouts, geometry.encoding(key.encoding), None)
+                if frame is not None:
+                    yield frame
 
 
-def _frames_of_slice(bit: ReconBit, slc: int, geometry: ScanGeometry, failed: FailedFrames) -> Iterator[AcquiredFrame]:
-    """Frames in the order of S and N; averages, which chains keep apart as S or N, are parts of one image."""
+def _slices(bit: ReconBit) -> range:
+    """Numbers of a bit's slices; E204 and E320 where they are not lines of 2-D scans."""
+    shape = bit.data.data.shape
+    if shape[2] > 1:
+        raise HeaderError(204, f"ReconData with {shape[2]} partitions: a 3-D scan, only 2-D is supported.")
+    if bit.data.has_trajectory:
+        raise DataError(
+            320,
+            "ReconData with a trajectory is not supported.",
+            "Send acquisitions of non-Cartesian scans: see pogmdm_noncartesian.xml.",
+        )
+    return range(shape[6])
+
+
+def _images_of_slice(bit: ReconBit, slc: int, geometry: ScanGeometry) -> dict[FrameKey, list[ismrmrd.Acquisition]]:
+    """Readouts by image, in the order of S and N; averages, which chains keep apart as S or N, are of one image."""
     images: dict[FrameKey, list[ismrmrd.Acquisition]] = {}
     calibration: dict[FrameKey, dict[int, ismrmrd.Acquisition]] = {}
     for s, n in np.ndindex(bit.data.data.shape[5], bit.data.data.shape[4]):
@@ -59,13 +70,8 @@ def _frames_of_slice(bit: ReconBit, slc: int, geometry: ScanGeometry, failed: Fa
         measured = {acq.idx.kspace_encode_step_1 for acq in readouts}
         readouts += [acq for step, acq in calibration[key].items() if step not in measured]
         readouts.sort(key=lambda acq: acq.idx.kspace_encode_step_1)
-        wanted = [acq for acq in readouts if classify(acq.flags) not in (Kind.NOISE, Kind.SKIP)]
-        # the header's receiverChannels is that before a compression upstream
-        frame = None
-        with failed.tolerated(str(key)):
-            frame = assemble(key, wanted or readouts, geometry.encoding(key.encoding), None)
-        if frame is not None:
-            yield frame
+        images[key] = [acq for acq in readouts if classify(acq.flags) not in (Kind.NOISE, Kind.SKIP)] or readouts
+    return images
 
 
 def _calibration(

@@ -62,6 +62,8 @@ class AcquiredFrame:
         Whether it is a part of a running scan that begins anywhere.
     phase_references
         Lines without phase encoding that tell how reversed lines differ from the others (EPI).
+    are_whole_numbers
+        Whether its samples were whole numbers when they came: they hold the noise of rounding.
     """
 
     key: FrameKey
@@ -75,6 +77,7 @@ class AcquiredFrame:
     warnings: tuple[str, ...] = ()
     is_window: bool = False
     phase_references: tuple[ismrmrd.Acquisition, ...] = ()
+    are_whole_numbers: bool = False
 
     @property
     def trajectory_name(self) -> str:

@@ -14,7 +14,6 @@ from xsdata.exceptions import ParserError
 
 from gadget.errors import HeaderError
 from gadget.scan.geometry import Encoding, ScanGeometry, Space
-from gadget.scan.partitions import flat
 
 Header: TypeAlias = xsd.ismrmrdHeader | bytes | str
 
@@ -161,7 +160,7 @@ def _encoding(encoding: xsd.encodingType, where: str, max_matrix: int) -> Encodi
     name = f"{where}.parallelImaging.accelerationFactor"
     description = str(getattr(encoding.trajectoryDescription, "identifier", None) or "")
     spokes = scheme_of(description) or scheme_of(_word(encoding.trajectory))
-    made = Encoding(
+    return Encoding(
         encoded=encoded,
         recon=recon,
         trajectory=_word(encoding.trajectory) or "cartesian",
@@ -175,9 +174,6 @@ def _encoding(encoding: xsd.encodingType, where: str, max_matrix: int) -> Encodi
         steps=steps,
         has_foreign_description=bool(description) and not spokes,
     )
-    # Pulseq's 2-D scans announce 2 partitions after the Siemens converter (pulseq#34)
-    is_one = partitions is not None and partitions.minimum == partitions.maximum and recon.matrix[2] == 1
-    return flat(made) if is_one else made
 
 
 def _refuse_multiband(parallel: xsd.parallelImagingType | None, where: str) -> None:

@@ -31,17 +31,26 @@ def why_off_grid(encoding: Encoding, readouts: Sequence[ismrmrd.Acquisition], tr
     """
     if encoding.trajectory not in LINES:
         return f"the header says {encoding.trajectory[:20]}"
-    if trajectory is None or trajectory.shape[2] < 2 or not np.ptp(trajectory):  # noqa: PLR2004 - kx and ky
+    if trajectory is None or trajectory.shape[2] < 2:  # noqa: PLR2004 - kx and ky
         return ""
-    k = np.where(np.isfinite(trajectory[..., :2]), trajectory[..., :2], 0).astype(np.float64)
+    # positions that are not finite tell nothing: the first of their line that is stands in for them
+    is_told = np.isfinite(trajectory[..., :2]).all(axis=2)
+    lines = np.flatnonzero(is_told.any(axis=1))
+    if not lines.size:
+        return ""
+    first = is_told[lines].argmax(axis=1)
+    k = trajectory[lines, :, :2].astype(np.float64)
+    k = np.where(is_told[lines, :, None], k, k[np.arange(len(lines)), first][:, None])
+    if not np.ptp(k):
+        return ""
     extent = float(np.ptp(k[..., 0]))
     if float(np.ptp(k[..., 1], axis=1).max()) > _STRAIGHT * max(extent, 1e-12):
         return "the readouts are not lines along kx"
     if encoding.trajectory == "epi":
         return "positions are stored"
-    heads = [acq.getHead() for acq in readouts]
-    last = [head.number_of_samples - 1 for head in heads]
-    way = np.array([line[n, 0] - line[0, 0] for line, n in zip(k, last, strict=True)])
+    heads = [readouts[line].getHead() for line in lines.tolist()]
+    last = is_told.shape[1] - 1 - is_told[lines, ::-1].argmax(axis=1)
+    way = k[np.arange(len(lines)), last, 0] - k[:, 0, 0]
     wanted = np.array([-1 if has_flag(head.flags, ismrmrd.ACQ_IS_REVERSE) else 1 for head in heads])
     if bool((way * wanted < -_STRAIGHT * extent).any()):
         return "some lines run the other way than their flags say"

@@ -13,6 +13,8 @@ from gadget.scan.buffer import AcquisitionBuffer, number_of
 from gadget.scan.classify import Kind, classify
 from gadget.scan.frames import AcquiredFrame, FrameKey
 from gadget.scan.geometry import ScanGeometry
+from gadget.scan.on_grid import LINES
+from gadget.scan.partitions import flat
 from gadget.stream.budget import ByteBudget
 
 if TYPE_CHECKING:
@@ -52,14 +54,17 @@ class SlidingBuffer(AcquisitionBuffer):
     def add(self, acq: ismrmrd.Acquisition) -> list[AcquiredFrame]:
         """Take one readout; return the frame it completes, its number in the place of the repetition."""
         kind, head = classify(acq.flags), acq.getHead()
-        encoding = self.geometry.encoding(head.encoding_space_ref)
-        if kind is Kind.NOISE or encoding.trajectory == "cartesian" or encoding.encoded.matrix[2] > 1:
+        key = FrameKey.of(head)._replace(phase=0, repetition=0)
+        if kind is Kind.NOISE or not self._is_known(key):
+            return super().add(acq)
+        if self._belongs_to_image(kind, key):
+            self._note_partition(head, key)
+        if self.geometry.encoding(key.encoding).trajectory in LINES or self._is_slab(key):
             return super().add(acq)
         self._take_next_noise()
         self.counts[kind] += 1
-        key = FrameKey.of(head)._replace(phase=0, repetition=0)
         before = self._next_measurement(head, key)
-        if not self._belongs_to_image(kind):
+        if not self._belongs_to_image(kind, key):
             return before
         window = self._windows.setdefault(key, [])
         window.append(acq)
@@ -76,7 +81,8 @@ class SlidingBuffer(AcquisitionBuffer):
 
     def _end_measurement(self) -> list[AcquiredFrame]:
         """Complete what there is, and begin new windows."""
-        frames = super()._end_measurement() + self._unfilled()
+        unfilled = self._unfilled()
+        frames = super()._end_measurement() + unfilled
         for window in self._windows.values():
             for acq in window:
                 self._discount_bytes(acq)
@@ -95,6 +101,8 @@ class SlidingBuffer(AcquisitionBuffer):
 
     def _unfilled(self) -> list[AcquiredFrame]:
         unfilled = [key for key, window in self._windows.items() if window and not self._made[key]]
+        # of a slab that was taken for a 2-D scan so far, and is refused now
+        unfilled = [key for key in unfilled if not self._is_slab(key)]
         return [frame for key in unfilled for frame in self._frame(key)]
 
     def _frame(self, key: FrameKey) -> list[AcquiredFrame]:
@@ -110,7 +118,7 @@ class SlidingBuffer(AcquisitionBuffer):
         frame = assemble(
             key._replace(repetition=number),
             self._windows[key],
-            encoding,
+            flat(encoding),
             n_channels,
             is_window=True,
             numbers=self._window_numbers[key],

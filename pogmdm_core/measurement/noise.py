@@ -182,9 +182,10 @@ def estimate_frame_noise(frame: KSpaceFrame) -> float:
     else:
         kx, ky = frame.positions
         radius, samples = torch.hypot(ky / frame.shape[0], kx / frame.shape[1]), frame.kspace
-    # what is exactly zero in all channels was not measured, whatever the mask says
     outwards = torch.argsort(radius, stable=True)
-    outwards = outwards[(samples != 0).any(0)[outwards]]
+    if not frame.noise_floor:
+        # What is exactly zero in all channels was not measured, whatever the mask says. Rounding makes such samples.
+        outwards = outwards[(samples != 0).any(0)[outwards]]
     outer = outwards[len(outwards) // 2 :]
     if len(outer) == 0:
         return 0.0

@@ -54,6 +54,7 @@ def against_kspace(frame: KSpaceFrame) -> NoiseLevel:
     quietest, claimed = max(estimate_frame_noise(frame), frame.noise_floor), frame.noise_std
     if not claimed:
         return NoiseLevel(quietest, quietest, False)
+    claimed = max(claimed, frame.noise_floor)  # noise readouts of so low a gain that most are 0
     if claimed > TOO_LOUD * quietest > 0:
         return NoiseLevel(quietest, quietest, False, ("NOISE_TOO_LOUD",))
     if quietest > _FAR_TOO_QUIET * claimed:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from helpers.fake_core import core
-from helpers.frames import frames_of, prepared, prepared_of
-from helpers.mrd_factory import ENCODING, Scan, radial_scan
-from helpers.peer import run_in_process, stream
+from helpers.frames import frames_of, prepared, prepared_frames, prepared_of
+from helpers.mrd_factory import ENCODING, WEIGHTS, Scan, radial_scan, slab
+from helpers.peer import configuration, run_in_process, stream
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -17,9 +17,9 @@ import gadget.target
 from gadget.errors import DataError
 from gadget.files.scan_file import open_scan
 from gadget.kspace.phase_correction import IGNORED
-from gadget.scan.header import read_geometry
 from gadget.settings.load import load
 from pogmdm_core import load_prior, reconstruct
+from pogmdm_core.measurement.noise_check import against_kspace
 
 
 @pytest.fixture
@@ -165,6 +165,34 @@ def test_reference_lines_of_another_encoding_are_calibration_or_a_series_of_thei
     assert next(iter(images(outcome, 1010).values())).shape == (16, 16)
 
 
+@pytest.mark.parametrize("mode", ["embedded", "separate"])
+def test_embedded_lines_are_the_images_whatever_another_encoding_says(mode):
+    scan = Scan(acceleration=3)
+    own = scan.header().decode()
+    own = own[own.index("<parallelImaging>") : own.index("</encoding>")]
+    last = "</encoding>".join(second_encoding(scan, "embedded").decode().rsplit("</encoding>", 1))
+    before, after = last.rsplit("</encoding>", 1)
+    header = before + own.replace("embedded", mode) + "</encoding>" + after
+    _, _, (frame,) = frames_of(header.encode(), scan.acquisitions())
+    assert sorted(frame.rows) == scan.rows()
+
+
+@pytest.mark.fault("F28")
+@pytest.mark.parametrize("config", [b"", configuration(window__shots=10)])
+def test_readouts_of_an_encoding_that_the_header_lacks_cost_no_image(run, config):
+    scan = Scan(n_repetitions=2)
+    strays = references()[:2]
+    for acq in strays:
+        acq.encoding_space_ref = 2
+    noise, *lines = scan.acquisitions()
+    header = second_encoding(scan, "embedded")
+    outcome = run(header, [noise, strays[0], *lines[:50], strays[1], *lines[50:]], config)
+    assert sorted(images(outcome)) == [1, 2]
+    assert len(outcome.errors) == 1
+    assert outcome.errors[0].startswith("E203 readouts refer to encoding 2")
+    assert "(1 frame(s) lost to this or other errors, see the log; 2 sent.)" in outcome.errors[0]
+
+
 def test_simultaneous_slices_are_refused_by_name(run):
     """ismrmrd#209 (<multiband> in the header)."""
     scan = Scan(acceleration=2)
@@ -189,7 +217,6 @@ def test_two_partitions_of_which_one_comes_are_a_2_d_scan(has_limits):
     if has_limits:
         limit = b"<kspace_encoding_step_2><minimum>0</minimum><maximum>0</maximum><center>0</center>"
         header = header.replace(b"<encodingLimits>", b"<encodingLimits>" + limit + b"</kspace_encoding_step_2>")
-        assert read_geometry(header).encodings[0].encoded.matrix[2] == 1  # so that flags complete its frames
     found = prepared(header, scan.acquisitions())
     assert torch.equal(found.frame.kspace, expected.frame.kspace)
     assert found.encoding.recon == expected.encoding.recon
@@ -264,6 +291,44 @@ def test_references_of_the_own_repetition_count_and_no_memory_stays():
     assert buffer.budget.held < 5 * (scan.nx_encoded * 8 * scan.n_coils + 5000)  # those of the last one
 
 
+def test_references_of_repetitions_that_are_not_counted_do_not_pile_up():
+    scan = Scan(n_repetitions=4)
+    _, marked, lines = epi(Scan())
+    for acq in lines:
+        acq.clear_flag(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
+    _, buffer, frames = frames_of(scan.header(), [*marked, *lines] * 4)
+    assert [len(frame.phase_references) for frame in frames] == [3] * 4
+    assert buffer.budget.held < 5 * (scan.nx_encoded * 8 * scan.n_coils + 5000)  # those of the last one
+
+
+def test_references_of_a_slab_correct_all_its_slices():
+    scan = Scan(nx=16, ny=12, n_coils=2, noise_std=0.0, limits=False, trajectory="epi")
+    _, marked, lines = epi(scan)
+    straight = scan.acquisitions()[1:]
+    for acq in (*lines, *straight):
+        acq.clear_flag(ismrmrd.ACQ_LAST_IN_REPETITION)
+        acq.clear_flag(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
+    header, made = slab(scan.header(), lines)
+    _, expected = slab(scan.header(), straight)
+    found = prepared_frames(header, [*marked, *made])
+    assert len(found) == 5
+    for one, other, weight in zip(found, prepared_frames(header, expected), WEIGHTS, strict=True):
+        assert IGNORED not in one.warnings
+        assert weight == 0 or error_of(seen(one.frame), seen(other.frame)) < 0.01
+
+
+def test_zero_padding_of_lines_that_are_corrected_is_not_measured():
+    """Asymmetric echoes: a shift by a part of a sample leaves nothing exactly 0."""
+    scan = Scan()
+    noise, marked, lines = epi(scan)
+    for acq in (*marked, *lines):
+        is_reversed = acq.is_flag_set(ismrmrd.ACQ_IS_REVERSE)
+        acq.data[:, slice(-20, None) if is_reversed else slice(20)] = 0
+    mask = prepared_of(scan, [noise, *marked, *lines]).frame.mask
+    assert not mask[:, :20].any()
+    assert mask[:, 20:].all()
+
+
 def test_epi_without_positions_is_lines():
     """As GE's converter writes it: regridded and turned, references flagged, the dwell time 0."""
     scan = Scan(trajectory="epi", dwell=5.0)
@@ -319,6 +384,21 @@ def test_positions_win_over_counters_and_flags():
         assert "TRAJECTORY_NOT_CARTESIAN" in found.warnings
         assert found.trajectory == "other (kxky, unit per_m)"
         assert error_of(reconstructed(found), expected) < 0.03
+
+
+def test_positions_that_are_not_finite_contradict_nothing():
+    scan = Scan(oversampling=1)
+
+    def broken(acq, k):
+        if acq.idx.kspace_encode_step_1 == 3:
+            k = k * np.float32(np.nan)
+        if acq.idx.kspace_encode_step_1 == 7:
+            k[[0, 5, -1]] = np.nan
+        return rebuilt(acq, trajectory=k)
+
+    found = prepared_of(scan, placed(scan, broken))
+    assert found.trajectory == "cartesian"
+    assert torch.equal(found.frame.kspace, prepared_of(scan).frame.kspace)
 
 
 def reconstructed(found):
@@ -417,6 +497,56 @@ def test_whole_numbers_have_the_noise_of_rounding_and_zeros_are_samples(gain):
     inside = truth(scan) > 0.5
     rmse = float(np.sqrt(np.mean((result.image.numpy() - gain * truth(scan))[inside] ** 2)))
     assert float(result.std[torch.from_numpy(inside)].square().mean().sqrt()) > 0.5 * rmse
+
+
+def rounded(scan, gain):
+    acquisitions = scan.acquisitions()
+    for acq in acquisitions:
+        acq.data[:] = np.round(acq.data * gain)
+    return acquisitions
+
+
+@pytest.mark.parametrize("gain", [6.0, 8.0, 10.0])
+def test_rounding_beside_a_noise_scan(gain):
+    """Outer k-space is 0 for the most part: that contradicts no noise scan, and the noise is that of rounding."""
+    scan = Scan(oversampling=1, noise_std=0.03)
+    found = prepared_of(scan, rounded(scan, gain))
+    level = against_kspace(found.frame)
+    assert level.warnings == ()
+    assert level.std >= found.frame.noise_floor > 0
+    exact = prepared_of(scan, [rounded(scan, gain)[0], *(rebuilt(a, a.data * gain) for a in scan.acquisitions()[1:])])
+    error = torch.view_as_real(found.frame.kspace - exact.frame.kspace).square().mean().sqrt()
+    assert float(error) < found.frame.noise_floor < 2 * float(error)  # less where most is 0
+
+
+def test_rounding_where_no_gadget_has_whitened():
+    scan = Scan(noise_scan=False, oversampling=1)
+    found = prepared_of(scan, rounded(scan, 20.0), **{"noise.whiten": "upstream"})
+    assert "NOISE_SCALE_MISMATCH" in found.warnings
+    assert found.frame.noise_floor == pytest.approx(12**-0.5)
+
+
+def test_rounding_of_a_slab_is_that_of_its_slices():
+    scan = Scan(nx=16, ny=12, n_coils=2, noise_scan=False, noise_std=0.1, limits=False)
+    flat = scan.acquisitions()
+    for acq in flat:
+        acq.clear_flag(ismrmrd.ACQ_LAST_IN_REPETITION)
+        acq.clear_flag(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
+    header, made = slab(scan.header(), flat)
+    whole = [rebuilt(acq, np.round(3 * acq.data)) for acq in made]
+    assert [one.frame.noise_floor for one in prepared_frames(header, whole)] == [pytest.approx(12**-0.5)] * 5
+    assert [one.frame.noise_floor for one in prepared_frames(header, made)] == [0.0] * 5
+
+
+def test_numbers_that_float32_cannot_but_hold_as_whole_ones_are_none():
+    scan = Scan(noise_scan=False, oversampling=1)
+    acquisitions = scan.acquisitions()
+    for acq in acquisitions:
+        acq.data[:] *= 1e16
+        acq.data[:, :10] = 0
+    found = prepared_of(scan, acquisitions).frame
+    assert found.noise_floor == 0
+    assert not found.mask[:, :10].any()
 
 
 def averaged(scan, n_averages):

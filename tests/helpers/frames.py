@@ -24,12 +24,17 @@ def frames_of(header, acquisitions):
     return geometry, buffer, frames
 
 
-def prepared(header, acquisitions, **settings):
-    """The first frame, prepared."""
+def prepared_frames(header, acquisitions, **settings):
+    """All frames, prepared."""
     geometry, buffer, frames = frames_of(header, acquisitions)
     config = load(properties=settings)
-    whitener = NoiseScan(config.noise.whiten, geometry.noise_bandwidth).whitener(frames[0], buffer.noise)
-    return prepare(frames[0], whitener, config)
+    noise_scan = NoiseScan(config.noise.whiten, geometry.noise_bandwidth)
+    return [prepare(frame, noise_scan.whitener(frame, buffer.noise), config) for frame in frames]
+
+
+def prepared(header, acquisitions, **settings):
+    """The first frame, prepared."""
+    return prepared_frames(header, acquisitions, **settings)[0]
 
 
 def prepared_of(scan, acquisitions=None, **settings):

@@ -248,3 +248,29 @@ def radial_scan(
         made.append(acq)
     limit = _limit("kspace_encoding_step_1", ny - 1, ny // 2)
     return scan.header().replace(limit.encode(), _limit("kspace_encoding_step_1", n_spokes - 1).encode()), made
+
+
+NZ = 5
+WEIGHTS = np.array([1.0, 0.0, 3.0, -2.0, 0.5])  # of the object in each slice
+
+
+def slab(header, flat, columns=2, n_wanted=NZ):
+    """A 2-D scan as a slab: slice z holds `WEIGHTS[z]` times it, kz enters as the partition."""
+    header = header.replace(b"<z>5</z>", b"<z>10</z>", 1).replace(b"<z>5</z>", f"<z>{2 * n_wanted}</z>".encode(), 1)
+    header = header.replace(b"<z>1</z>", f"<z>{NZ}</z>".encode(), 1)
+    along_z = np.fft.fftshift(np.fft.fft(np.fft.ifftshift(WEIGHTS), norm="ortho"))
+    made = []
+    for step, weight in enumerate(along_z):
+        for acq in flat:
+            head = acq.getHead()
+            traj = np.array(acq.traj)
+            if columns == 3 and traj.size:
+                kz = np.full((len(traj), 1), (step - NZ // 2) / NZ, np.float32)
+                traj = np.concatenate([traj, kz], axis=1)
+            head.trajectory_dimensions = traj.shape[1] if traj.size else 0
+            head.idx.kspace_encode_step_2 = step
+            head.position[:] = [1.0, 2.0, 3.0]
+            head.slice_dir[:] = [0.0, 0.6, 0.8]
+            data = (weight * acq.data).astype(np.complex64)
+            made.append(ismrmrd.Acquisition(head, data=data, trajectory=traj if traj.size else None))
+    return header, made

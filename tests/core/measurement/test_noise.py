@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -143,3 +145,14 @@ def test_channels_with_signal_are_those_above_the_noise():
     assert channels_with_signal(samples, 0.01, share=0.9999) == 4
     assert channels_with_signal(samples, 0.01, share=0.7) == 1
     assert channels_with_signal(noise, 0.02) == 8  # nothing to go by
+
+
+def test_zeros_of_whole_numbers_are_samples():
+    rng = torch.Generator().manual_seed(1)
+    mask = torch.ones(32, 32, dtype=torch.bool)
+    noise = 0.26 * torch.randn(1, 32, 32, dtype=torch.complex64, generator=rng) * 2**0.5
+    kspace = torch.view_as_complex(torch.view_as_real(noise).round())
+    frame = replace(KSpaceFrame.cartesian(kspace, mask), noise_floor=12**-0.5)
+    std = float(torch.view_as_real(kspace).double().square().mean().sqrt())
+    assert estimate_frame_noise(frame) == pytest.approx(std, rel=0.15)
+    assert estimate_frame_noise(replace(frame, noise_floor=0.0)) > 2 * std  # only where zeros are padding

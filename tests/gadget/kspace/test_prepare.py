@@ -323,11 +323,14 @@ def test_a_few_samples_outside_the_grid_are_a_warning():
 
 
 @pytest.mark.fault("F37")
+@pytest.mark.parametrize("is_whole", [False, True])
 @pytest.mark.parametrize("reverse", [False, True])
-def test_zero_padding_without_discard_flags_is_not_measured(reverse):
+def test_zero_padding_without_discard_flags_is_not_measured(reverse, is_whole):
     """Padded zeros taken for samples would make the noise, estimated without a noise scan, far too small."""
-    scan = Scan(noise_scan=False, oversampling=1)
+    scan = Scan(noise_scan=False, oversampling=1, scale=1000.0)
     acquisitions = scan.acquisitions()
+    for acq in acquisitions if is_whole else ():
+        acq.data[:] = np.round(acq.data)
     expected = prepared_of(scan, acquisitions)
     for acq in acquisitions:
         acq.data[:, :15] = 0

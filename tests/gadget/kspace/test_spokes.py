@@ -173,3 +173,22 @@ def test_without_angles_the_remedies_are_named():
 )
 def test_names_in_headers(identifier, scheme):
     assert scheme_of(identifier) == scheme
+
+
+@pytest.mark.fault("F24", "F31")
+def test_spokes_of_two_lengths_whose_stored_positions_are_all_0():
+    header, acquisitions = radial_scan(n_spokes=24)
+    stored = frame_of(header, acquisitions)
+    made = []
+    for number, acq in enumerate(acquisitions):
+        head, cut = acq.getHead(), number % 2
+        head.number_of_samples -= 2 * cut
+        head.center_sample -= cut
+        n = head.number_of_samples
+        data = acq.data[:, cut : cut + n].copy()
+        made.append(ismrmrd.Acquisition(head, data=data, trajectory=np.zeros((n, 2), np.float32)))
+    found = frame_of(header, made, **{"trajectory.radial": "uniform"})
+    assert found.kspace.shape[1] == sum(acq.number_of_samples for acq in made)
+    long, same = found.shot % 2 == 0, stored.shot % 2 == 0
+    torch.testing.assert_close(found.trajectory[:, long], stored.trajectory[:, same], atol=1e-5, rtol=0)
+    assert torch.equal(found.kspace[:, long], stored.kspace[:, same])

@@ -1,3 +1,6 @@
+import gc
+import weakref
+
 import ismrmrd
 import numpy as np
 import pytest
@@ -6,6 +9,7 @@ from helpers.mrd_factory import Scan
 from gadget.errors import DataError
 from gadget.scan.buffer import AcquisitionBuffer
 from gadget.scan.classify import Kind, classify
+from gadget.scan.failed import FailedFrames
 from gadget.scan.frames import FrameKey
 from gadget.scan.header import read_geometry
 from gadget.scan.sliding import SlidingBuffer
@@ -71,6 +75,25 @@ def test_repetition_and_measurement_triggers_wait():
     assert [p for p, _ in out] == [scan.ny * i for i in (1, 2, 3, 4)]
 
 
+@pytest.mark.parametrize("flags", [{}, {"last_flags": False, "first_flags": False}])
+def test_two_partitions_of_which_one_comes_do_not_keep_frames_waiting(flags):
+    """pulseq#34: the first readout of the next frame tells that a 2-D scan's is complete."""
+    scan = Scan(n_repetitions=3, overrides={"ez": 2}, **flags)
+    acquisitions = scan.acquisitions()
+    for acq in acquisitions:
+        acq.clear_flag(ismrmrd.ACQ_LAST_IN_REPETITION)
+        acq.clear_flag(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
+    _, out = feed(scan, acquisitions)
+    assert [(p, len(f.rows)) for p, f in out] == [(scan.ny + 1, scan.ny), (2 * scan.ny + 1, scan.ny), (-1, scan.ny)]
+    broken = AcquisitionBuffer(read_geometry(scan.header()))
+    assert sum(len(broken.add(acq)) for acq in acquisitions) == 2
+    assert len(broken.complete()) == 1
+    if not flags:  # nor where repetitions are not counted
+        for acq in acquisitions:
+            acq.idx.repetition = 0
+        assert [len(f.rows) for _, f in feed(scan, acquisitions)[1]] == [scan.ny] * 3
+
+
 @pytest.mark.parametrize("index", ["slice", "contrast", "phase", "repetition", "set"])
 def test_every_index_makes_its_own_frame(index):
     scan = Scan(last_flags=False)
@@ -107,6 +130,14 @@ def test_embedded_calibration_lines_are_data_and_separate_ones_are_not():
     buffer = AcquisitionBuffer(read_geometry(separate))
     frames = [f for acq in scan.acquisitions() for f in buffer.add(acq)]
     assert len(frames[0].rows) == scan.ny // 4
+
+
+@pytest.mark.parametrize("trajectory", ["cartesian", "epi"])
+def test_complete_frames_of_lines_come_without_flags_and_from_a_broken_stream(trajectory):
+    scan = Scan(n_repetitions=2, trajectory=trajectory, last_flags=False, first_flags=False)
+    buffer = AcquisitionBuffer(read_geometry(scan.header()))
+    assert [len(f.rows) for acq in scan.acquisitions() for f in buffer.add(acq)] == [scan.ny]
+    assert [len(f.rows) for f in buffer.complete()] == [scan.ny]
 
 
 @pytest.mark.fault("F36")
@@ -411,3 +442,26 @@ def test_noise_of_two_measurements_is_not_pooled(sliding):
     assert buffer.add(second[1]) == []
     assert [acq.measurement_uid for acq in buffer.noise] == [8] and buffer.noise is not before
     assert buffer.budget.held < held + 10_000
+
+
+def test_a_failed_frame_keeps_no_readouts():
+    scan = Scan(noise_scan=False)
+    acquisitions = scan.acquisitions()
+    for acq in acquisitions:
+        acq.data[:] = np.nan
+    seen = [weakref.ref(acq) for acq in acquisitions]
+    buffer = AcquisitionBuffer(read_geometry(scan.header()))
+    for acq in acquisitions:
+        buffer.add(acq)
+    del acq, acquisitions
+    gc.collect()
+    assert buffer.failed
+    assert not any(made() for made in seen)
+
+
+def test_where_a_frame_failed_is_in_the_debug_log(caplog):
+    caplog.set_level("DEBUG", logger="pogmdm")
+    with FailedFrames().tolerated("slice 0"):
+        raise RuntimeError("ZZPATIENTZZ")
+    assert "test_where_a_frame_failed_is_in_the_debug_log" in caplog.text
+    assert "ZZPATIENTZZ" not in caplog.text.replace('raise RuntimeError("ZZPATIENTZZ")', "")

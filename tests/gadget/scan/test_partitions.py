@@ -3,37 +3,12 @@
 import ismrmrd
 import numpy as np
 import pytest
-from helpers.mrd_factory import Scan, radial_scan
+from helpers.mrd_factory import NZ, WEIGHTS, Scan, radial_scan, slab
 
 from gadget.errors import DataError
 from gadget.images.emit import number_of_frame
 from gadget.scan.buffer import AcquisitionBuffer
 from gadget.scan.header import read_geometry
-
-NZ = 5
-WEIGHTS = np.array([1.0, 0.0, 3.0, -2.0, 0.5])  # of the object in each slice
-
-
-def slab(header, flat, columns=2, n_wanted=NZ):
-    """A 2-D scan as a slab: slice z holds `WEIGHTS[z]` times it, kz enters as the partition."""
-    header = header.replace(b"<z>5</z>", b"<z>10</z>", 1).replace(b"<z>5</z>", f"<z>{2 * n_wanted}</z>".encode(), 1)
-    header = header.replace(b"<z>1</z>", f"<z>{NZ}</z>".encode(), 1)
-    along_z = np.fft.fftshift(np.fft.fft(np.fft.ifftshift(WEIGHTS), norm="ortho"))
-    made = []
-    for step, weight in enumerate(along_z):
-        for acq in flat:
-            head = acq.getHead()
-            traj = np.array(acq.traj)
-            if columns == 3 and traj.size:
-                kz = np.full((len(traj), 1), (step - NZ // 2) / NZ, np.float32)
-                traj = np.concatenate([traj, kz], axis=1)
-            head.trajectory_dimensions = traj.shape[1] if traj.size else 0
-            head.idx.kspace_encode_step_2 = step
-            head.position[:] = [1.0, 2.0, 3.0]
-            head.slice_dir[:] = [0.0, 0.6, 0.8]
-            data = (weight * acq.data).astype(np.complex64)
-            made.append(ismrmrd.Acquisition(head, data=data, trajectory=traj if traj.size else None))
-    return header, made
 
 
 def frames_of(header, acquisitions):
@@ -76,6 +51,38 @@ def test_a_slab_becomes_its_slices(flat, columns):
         assert not frame.warnings
         if not frame.on_grid:
             np.testing.assert_array_equal(frame.trajectory, np.stack([acq.traj for acq in acquisitions]))
+
+
+LIMITS_OF_0 = (
+    b"<encodingLimits><kspace_encoding_step_2><minimum>0</minimum><maximum>0</maximum><center>0</center>"
+    b"</kspace_encoding_step_2>"
+)
+
+
+@pytest.mark.fault("F40")
+@pytest.mark.parametrize("is_flagged", [True, False])
+@pytest.mark.parametrize("flat", [flat_cartesian, flat_radial])
+def test_a_slab_whose_limits_are_0_and_that_wants_one_slice_is_a_slab(flat, is_flagged):
+    """Only the readouts tell it from a 2-D scan of Pulseq's."""
+    header, acquisitions = slab(*flat())
+    if not is_flagged:
+        for acq in acquisitions:
+            acq.clear_all_flags()
+    expected = frames_of(header, acquisitions)
+    frames = frames_of(header.replace(b"<encodingLimits>", LIMITS_OF_0), acquisitions)
+    assert [frame.key.slice for frame in frames] == list(range(NZ))
+    for frame, other in zip(frames, expected, strict=True):
+        np.testing.assert_array_equal(frame.data, other.data)
+
+
+@pytest.mark.fault("F40")
+def test_a_repetition_of_a_slab_that_breaks_off_in_its_first_partition_is_no_2_d_image():
+    header, acquisitions = slab(*flat_cartesian())
+    again = [ismrmrd.Acquisition(acq.getHead(), data=acq.data) for acq in acquisitions[: len(acquisitions) // NZ]]
+    for acq in again:
+        acq.idx.repetition = 1
+    with pytest.raises(DataError, match="E204 slice 0 repetition 1.*12 of 12"):
+        frames_of(header.replace(b"<encodingLimits>", LIMITS_OF_0), acquisitions + again)
 
 
 def test_slice_oversampling_is_cut_off():

@@ -98,3 +98,31 @@ def test_a_step_beyond_the_window_is_refused():
     assert load(properties={"window.shots": "25", "window.step": "25"}).window.step == 25
     with pytest.raises(ConfigError, match="E103 .*step 26 is larger than shots 25"):
         load(properties={"window.shots": "25", "window.step": "26"})
+
+
+def test_windows_of_a_2_d_scan_whose_header_announces_two_partitions():
+    """pulseq#34."""
+    header, acquisitions = running_scan()
+    announced = header.replace(b"<z>1</z>", b"<z>2</z>", 1)
+    frames, rest = frames_of(announced, acquisitions, 10, 4)
+    assert [len(frame.heads) for frame in frames + rest] == [10] * 4
+    assert all(frame.encoding.encoded.matrix[2] == 1 for frame in frames)
+
+
+@pytest.mark.fault("F40")
+def test_windows_of_a_slab_that_looks_like_a_2_d_scan_end_with_its_second_partition():
+    header, acquisitions = running_scan()
+    for number, acq in enumerate(acquisitions):
+        acq.idx.kspace_encode_step_2 = int(number > 15)
+        acq.idx.repetition = 0
+        acq.clear_all_flags() if number else None
+    buffer = SlidingBuffer(read_geometry(header.replace(b"<z>1</z>", b"<z>2</z>", 1)), "auto", ByteBudget(), 20, 20)
+    assert [f for acq in acquisitions for f in buffer.add(acq)] + buffer.flush() == []
+    with pytest.raises(DataError, match="E204 .*10 of 10"):
+        buffer.failed.raise_first(0)
+
+
+def test_lines_of_epi_are_no_windows():
+    scan = Scan(trajectory="epi", n_repetitions=2, noise_scan=False)
+    frames, rest = frames_of(scan.header(), scan.acquisitions(), 10, 10)
+    assert [len(frame.heads) for frame in frames + rest] == [scan.ny] * 2

@@ -241,3 +241,28 @@ def test_a_slice_that_is_broken_does_not_lose_the_one_before(run):
     outcome = run(stream(scan.header(), [message_of(wire.ReconBit(buffers(scan, lines, 2), None))]))
     assert [image.slice for image in outcome.images] == [0, 0]
     failed(outcome, DataError, "E330 slice 1")
+
+
+@pytest.mark.parametrize("problem", ["E204", "E320", "E305"])
+def test_a_bit_that_is_refused_loses_neither_those_beside_it_nor_later_messages(run, problem):
+    scan = Scan(n_repetitions=3, noise_scan=False)
+    lines = scan.acquisitions()
+    one, two, three = (
+        wire.ReconBit(buffers(scan, [a for a in lines if a.idx.repetition == r]), None) for r in range(3)
+    )
+    head = lines[0].getHead()
+    bad = {
+        "E204": buffer_of(np.ones((8, 1, 2, 1, 1, 1, 1), np.complex64), [head] * 2, (1, 2, 1, 1, 1)),
+        "E320": buffer_of(
+            np.ones((8, 1, 1, 1, 1, 1, 1), np.complex64),
+            [head],
+            (1, 1, 1, 1, 1),
+            np.zeros((2, 8, 1, 1, 1, 1, 1), np.float32),
+        ),
+        "E305": buffer_of(np.ones((8, 2, 1, 1, 1, 1, 1), np.complex64), [head], (1, 1, 1, 1, 1)),
+    }[problem]
+    outcome = run(stream(scan.header(), [message_of(one, wire.ReconBit(bad, None), two), message_of(three)]))
+    assert [image.repetition for image in outcome.images] == [0, 0, 1, 1, 2, 2]
+    assert len(outcome.errors) == 1
+    assert outcome.errors[0].startswith(problem)
+    assert "1 frame(s) lost" in outcome.errors[0]
