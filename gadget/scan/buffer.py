@@ -10,7 +10,7 @@ import ismrmrd
 from gadget import logs
 from gadget.errors import DataError
 from gadget.scan.assemble import assemble
-from gadget.scan.classify import Kind, classify, has_flag
+from gadget.scan.classify import Kind, classify, has_flag, wants_raw_correction
 from gadget.scan.failed import FailedFrames
 from gadget.scan.frames import AcquiredFrame, FrameKey
 from gadget.scan.geometry import Encoding, ScanGeometry
@@ -75,6 +75,7 @@ class AcquisitionBuffer:
         self._has_flags = False
         self._last: ismrmrd.AcquisitionHeader | None = None
         self._first: dict[FrameKey, Number] = {}
+        self._uncorrected: set[FrameKey] = set()
 
     def add(self, acq: ismrmrd.Acquisition) -> list[AcquiredFrame]:
         """Take one readout; return the frames it completes, oldest first.
@@ -87,6 +88,7 @@ class AcquisitionBuffer:
             E306 the buffer is full.
         """
         self._take_next_noise()
+        self._admit_raw_correction(acq)
         kind = classify(acq.flags)
         self.counts[kind] += 1
         if kind is Kind.NOISE:
@@ -112,6 +114,20 @@ class AcquisitionBuffer:
         # flags count on skipped readouts too: the last of a scan may be a navigator
         done += [other for other in self._flagged(head, key) if other not in done]
         return before + self._close(done)
+
+    def _admit_raw_correction(self, acq: ismrmrd.Acquisition) -> None:
+        """Take the flag of surface coil correction off a readout that has the shape of the scan's own."""
+        if not wants_raw_correction(acq.flags) or acq.encoding_space_ref >= len(self.geometry.encodings):
+            return
+        encoding, key = self.geometry.encoding(acq.encoding_space_ref), FrameKey.of(acq.getHead())
+        group, n = self._groups.get(key), acq.number_of_samples
+        if group is None:  # by the header, then: maps of the coils have another matrix, or positions
+            fits = acq.trajectory_dimensions == 0 and encoding.encoded.matrix[0] / 2 <= n <= encoding.encoded.matrix[0]
+        else:
+            fits = (n, acq.trajectory_dimensions) == (group[0].number_of_samples, group[0].trajectory_dimensions)
+        if fits:
+            acq.clear_flag(ismrmrd.ACQ_IS_SURFACECOILCORRECTIONSCAN_DATA)
+            self._uncorrected.add(key)
 
     def _add_noise(self, acq: ismrmrd.Acquisition) -> list[AcquiredFrame]:
         """Keep a noise readout; the first one of another measurement ends the frames before."""
@@ -244,7 +260,10 @@ class AcquisitionBuffer:
         if head.idx.average < last_average:
             return []
         if has_flag(flags, ismrmrd.ACQ_LAST_IN_REPETITION) and self.trigger in ("auto", "repetition"):
-            return [k for k in self._groups if (k.encoding, k.repetition) == (key.encoding, key.repetition)]
+            # of interleaved slices each may have the flag at its own end: those with fewer readouts wait for theirs
+            enough = len(self._groups.get(key, ()))
+            same = [k for k in self._groups if (k.encoding, k.repetition) == (key.encoding, key.repetition)]
+            return [k for k in same if len(self._groups[k]) >= enough]
         if has_flag(flags, ismrmrd.ACQ_LAST_IN_SLICE) and self.trigger in ("auto", "slice"):
             if key not in self._groups:
                 return []
@@ -304,6 +323,9 @@ class AcquisitionBuffer:
                     key,
                 )
                 made = [replace(frame, warnings=(*frame.warnings, "AVERAGES_APART")) for frame in made]
+            if key in self._uncorrected:
+                self._uncorrected.remove(key)
+                made = [replace(frame, warnings=(*frame.warnings, "RAW_CORRECTION_NOT_APPLIED")) for frame in made]
             self._closed[key] = len(group)
             self._stale_references.add(key)
             frames += made

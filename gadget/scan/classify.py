@@ -34,6 +34,16 @@ def has_flag(flags: int, flag: int) -> bool:
     return bool(flags >> (flag - 1) & 1)
 
 
+def wants_raw_correction(flags: int) -> bool:
+    """Whether a readout would be one of the image but for the flag of surface coil correction.
+
+    siemens_to_ismrmrd sets it on imaging readouts whose channels want a factor, which is not in the file (ismrmrd#246);
+    others on maps of the coils.
+    """
+    surface = 1 << (ismrmrd.ACQ_IS_SURFACECOILCORRECTIONSCAN_DATA - 1)
+    return bool(flags & surface) and classify(flags & ~surface) not in (Kind.NOISE, Kind.SKIP)
+
+
 def classify(flags: int) -> Kind:
     """Tell what a readout is for.
 

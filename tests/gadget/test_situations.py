@@ -682,11 +682,10 @@ def test_no_number_of_channels_and_no_counting_from_zero():
 
 
 def test_a_scan_of_flagged_readouts_says_which_flags_are_in_the_way(run):
-    """ismrmrd#246: siemens_to_ismrmrd marks readouts that want a factor per channel as surface coil correction."""
     scan = Scan(acceleration=2)
     noise, *lines = scan.acquisitions()
     for acq in lines:
-        acq.set_flag(ismrmrd.ACQ_IS_SURFACECOILCORRECTIONSCAN_DATA)
+        acq.set_flag(ismrmrd.ACQ_IS_HPFEEDBACK_DATA)
     outcome = run(scan.header(), [noise, *lines])
     assert outcome.errors[0].startswith("E405")
     assert "24 carry flags of other uses" in outcome.errors[0]

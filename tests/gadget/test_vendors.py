@@ -322,7 +322,7 @@ def half_are_surface_coil(header, acquisitions):
 LABELLED = {
     "twixtools#29: echoes of one number": (echoes_of_one_number, "REPEATED_LINES"),
     "siemens: a short readout that no flag tells apart": (short_one_in_the_middle, "MIXED_SHAPES"),
-    "ismrmrd#246: every other line flagged": (half_are_surface_coil, "INCOMPLETE"),
+    "ismrmrd#246: every other line flagged": (half_are_surface_coil, "RAW_CORRECTION_NOT_APPLIED"),
     "raw2ismrmrd: one field of view in spite of oversampling": (
         text(b"<fieldOfView_mm><x>192.0<", b"<fieldOfView_mm><x>96.0<"),
         "READOUT_FOV_UNCLEAR",
@@ -459,3 +459,29 @@ def test_positions_divided_by_the_largest_of_both_axes(unit):
     assert found.trajectory == "radial (kxky, unit normalized_by_largest)"
     assert expected.trajectory == "radial (kxky, unit normalized)"  # a circle of cycles per pixel stays one
     assert torch.allclose(found.frame.trajectory, expected.frame.trajectory)
+
+
+@pytest.mark.parametrize("which", [slice(1, None), slice(1, None, 2), slice(1, 3)])
+def test_readouts_that_want_a_correction_are_readouts_all_the_same(which):
+    """ismrmrd#246: siemens_to_ismrmrd marks those that want a factor per channel as surface coil correction."""
+    expected = prepared_of(SCAN)
+    acquisitions = SCAN.acquisitions()
+    for acq in acquisitions[which]:
+        acq.set_flag(SURFACE_COIL)
+    found = prepared(SCAN.header(), acquisitions)
+    assert torch.equal(found.frame.kspace, expected.frame.kspace)
+    assert set(found.warnings) == {*expected.warnings, "RAW_CORRECTION_NOT_APPLIED"}
+
+
+def test_interleaved_slices_with_a_flag_each_at_the_end_of_the_repetition():
+    """bruker_to_ismrmrd: FIRST and LAST flags of slice and repetition at the first and last line of every slice."""
+    scan = Scan(n_slices=3, interleave=True, acceleration=2)
+    noise, *lines = unflagged(scan.acquisitions())
+    for number in range(3):
+        own = [acq for acq in lines if acq.idx.slice == number]
+        for flag in (ismrmrd.ACQ_LAST_IN_SLICE, ismrmrd.ACQ_LAST_IN_REPETITION):
+            own[-1].set_flag(flag)
+    lines[-1].set_flag(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
+    _, _, frames = frames_of(scan.header(), [noise, *lines])
+    assert [(frame.key.slice, len(frame.data)) for frame in frames] == [(n, len(lines) // 3) for n in range(3)]
+    assert not any(frame.warnings for frame in frames)
