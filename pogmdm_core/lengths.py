@@ -18,7 +18,12 @@ def padded_length(n: int) -> int:
 
     230 = 2 * 5 * 23 takes 2.5 times as long as 240; up to 13 factors cost little, and short lengths nothing.
     """
-    return n if n < _PADDED_FROM or _largest_factor(n) <= _MOST_FACTOR else good_length(n, step=8)
+    return good_length(n, step=8) if is_slow(n) else n
+
+
+def is_slow(n: int) -> bool:
+    """Whether transforms of this length take several times as long as those of its neighbours."""
+    return n >= _PADDED_FROM and _largest_factor(n) > _MOST_FACTOR
 
 
 def _largest_factor(n: int) -> int:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
+from pogmdm_core.lengths import is_slow
 from pogmdm_core.measurement.fourier import Fourier, centred_fft, centred_ifft
+
+_MOST_LINES = 0.4  # of an axis
 
 
 def line_axis(mask: torch.Tensor) -> int | None:
@@ -27,7 +32,8 @@ class CartesianFourier(Fourier):
     Notes
     -----
     The normal operator is a periodic convolution. It commutes with shifts, so it needs no centring,
-    and when the mask depends on one axis only, transforms along the other cancel exactly.
+    and when the mask depends on one axis only, transforms along the other cancel exactly. Along an axis whose transform
+    is slow a product with the waves of the few lines that were measured is twice as fast on a CPU.
     """
 
     norm = 1.0  # N is a projection
@@ -43,6 +49,7 @@ class CartesianFourier(Fourier):
         self._axis = None if axis is None else axis - 2  # images may have axes in front
         pattern = mask if axis is None else mask.narrow(1 - axis, 0, 1)
         self._pattern = torch.fft.ifftshift(pattern).to(torch.float32)
+        self._waves = None if self._axis is None else _waves(self._pattern.flatten())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Images `(..., y, x)` to k-space on the grid `(..., ky, kx)`, zero where not measured."""
@@ -55,7 +62,10 @@ class CartesianFourier(Fourier):
     def normal(self, x: torch.Tensor) -> torch.Tensor:
         """Images to images, `(..., y, x)`."""
         found: torch.Tensor
-        if self._axis is not None:
+        waves = self._waves
+        if waves is not None and x.dtype == waves.dtype:
+            found = waves.mH @ (waves @ x) if self._axis == -2 else x @ waves.T @ waves.conj()
+        elif self._axis is not None:
             found = torch.fft.ifft(torch.fft.fft(x, dim=self._axis).mul_(self._pattern), dim=self._axis)
         else:
             found = torch.fft.ifft2(torch.fft.fft2(x).mul_(self._pattern))
@@ -67,3 +77,12 @@ class CartesianFourier(Fourier):
         N is a projection, so this is the inverse of an upper bound (`precondition_bounds`).
         """
         return x / (weight + damping)
+
+
+def _waves(pattern: torch.Tensor) -> torch.Tensor | None:
+    """Rows of the unitary Fourier matrix where `pattern` `(n,)` is not 0, DC first; None where transforms are faster."""
+    n, lines = len(pattern), torch.nonzero(pattern).flatten()
+    if pattern.device.type != "cpu" or not is_slow(n) or len(lines) > _MOST_LINES * n:
+        return None
+    turns = ((lines[:, None] * torch.arange(n)) % n).double() / n
+    return torch.polar(torch.full_like(turns, n**-0.5), -2 * math.pi * turns).to(torch.complex64)
