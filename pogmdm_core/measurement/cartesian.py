@@ -80,7 +80,7 @@ class CartesianFourier(Fourier):
 
 
 def _waves(pattern: torch.Tensor) -> torch.Tensor | None:
-    """Rows of the unitary Fourier matrix where `pattern` `(n,)` is not 0, DC first; None where transforms are faster."""
+    """Rows of the unitary Fourier matrix where `pattern` `(n,)`, DC first, is not 0; None: transforms are faster."""
     n, lines = len(pattern), torch.nonzero(pattern).flatten()
     if pattern.device.type != "cpu" or not is_slow(n) or len(lines) > _MOST_LINES * n:
         return None
