@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
@@ -45,3 +46,21 @@ def resolve_core() -> Core:
     import pogmdm_core
 
     return pogmdm_core
+
+
+_MOST_KEPT = 2
+_kept: OrderedDict[tuple[object, str], Prior] = OrderedDict()
+
+
+def resident_prior(core: Core, name_or_path: str) -> Prior:
+    """Load a prior, or return the one an earlier scan of this process loaded, with the tables it has made since.
+
+    The file is read and checked in any case; what counts is its content, not its name.
+    """
+    prior = core.load_prior(name_or_path)
+    key = (core.load_prior, prior.sha256)
+    prior = _kept.setdefault(key, prior)
+    _kept.move_to_end(key)
+    while len(_kept) > _MOST_KEPT:
+        _kept.popitem(last=False)
+    return prior

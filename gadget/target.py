@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gadget import logs
-from gadget.core import resolve_core
+from gadget.core import resident_prior, resolve_core
 from gadget.errors import coded
 from gadget.stream.cancel import Cancelled, cancel_on_signals
 from gadget.stream.link import Link, RawMessage
@@ -116,7 +116,7 @@ def reconstruct_scan(link: Link, settings: GadgetSettings, header: Header) -> No
     buffer = buffer_for(geometry, settings)
     messages = link.ahead(buffer.budget)  # the scanner goes on while torch is imported
     core = resolve_core()
-    prior = core.load_prior(settings.prior)
+    prior = resident_prior(core, settings.prior)
     emitter = Emitter(settings, prior, geometry)
     noise_scan = NoiseScan(settings.noise.whiten, geometry.noise_bandwidth)
 

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Mapping
 
 from gadget import logs
-from gadget.core import resolve_core
+from gadget.core import resident_prior, resolve_core
 from gadget.service.server import Server
 from gadget.service.workers import Worker
 from gadget.settings.load import load
@@ -34,7 +34,7 @@ def serve_command(
     try:
         with cancel_on_signals(signal.SIGTERM, signal.SIGINT):
             if n_workers == 1:
-                resolve_core().load_prior(prior)  # torch is in memory from here on
+                resident_prior(resolve_core(), prior)  # torch is in memory from here on
             else:
                 for number in range(n_workers):
                     workers.append(Worker(number, n_workers, defaults, debug))

@@ -16,7 +16,7 @@ from gadget.service.workers import DONE, READY
 
 def work(control: socket.socket, number: int, defaults: Mapping[str, object], debug: bool) -> None:
     """Be a worker: load everything, then reconstruct the scans of the clients that are handed over."""
-    from gadget.core import resolve_core
+    from gadget.core import resident_prior, resolve_core
     from gadget.service.client import reconstruct_client
     from gadget.settings.load import load
     from gadget.stream.cancel import Cancelled, cancel_on_signals
@@ -30,7 +30,7 @@ def work(control: socket.socket, number: int, defaults: Mapping[str, object], de
     try:
         with cancel_on_signals(signal.SIGTERM, signal.SIGINT, once=True):
             settings = load(defaults=defaults)
-            resolve_core().load_prior(settings.prior)
+            resident_prior(resolve_core(), settings.prior)
             if settings.device == "auto":
                 defaults = {**defaults, **_own_card(number)}
             say(READY)
