@@ -18,7 +18,9 @@ from pogmdm_core.run import StopHook
 T = TypeVar("T")
 
 
-def side_by_side(work: Callable[[int, StopHook], T], n: int, device: torch.device) -> Generator[T, None, None]:
+def side_by_side(
+    work: Callable[[int, StopHook], T], n: int, device: torch.device, should_stop: StopHook = lambda: False
+) -> Generator[T, None, None]:
     """Yield ``work(0, stop)``, ``work(1, stop)``, .. in this order, computed at the same time on a CPU.
 
     Each has its share of torch's threads. On another device, or with one thread, one follows the other.
@@ -26,7 +28,8 @@ def side_by_side(work: Callable[[int, StopHook], T], n: int, device: torch.devic
     Parameters
     ----------
     work
-        Is given its number, and what to ask between steps: True where nobody waits for the result any more.
+        Is given its number, and what to ask between steps: True where nobody waits for the result any more, or
+        `should_stop` says so.
     n
         How many.
     device
@@ -36,12 +39,12 @@ def side_by_side(work: Callable[[int, StopHook], T], n: int, device: torch.devic
     n_workers = min(n, n_threads) if device.type == "cpu" else 1
     if n_workers < 2:
         for number in range(n):
-            yield work(number, lambda: False)
+            yield work(number, should_stop)
         return
     over = threading.Event()
     pool = ThreadPoolExecutor(n_workers, "pogmdm", _use_threads, (n_threads // n_workers,))
     try:
-        for future in [pool.submit(work, number, over.is_set) for number in range(n)]:
+        for future in [pool.submit(work, number, lambda: over.is_set() or should_stop()) for number in range(n)]:
             yield future.result()
     finally:
         over.set()

@@ -154,7 +154,7 @@ class _Judge:
         run = self._run
         n_groups = len(self._groups)
 
-        def without(group: int, is_over: StopHook) -> torch.Tensor:
+        def without(group: int, should_stop: StopHook) -> torch.Tensor:
             if run.status is SamplerStatus.CANCELLED:
                 return found.image  # nobody will look at it
             share = number * n_groups + group, self._n_attempts * n_groups
@@ -167,12 +167,12 @@ class _Judge:
                 _MOVE_TOLERANCE if self._n_attempts == 1 else _CHOICE_TOLERANCE,
                 self._first_level,
                 origin=found.image,
-                is_over=is_over,
+                should_stop=should_stop,
             ).image
 
         with (
             run.timed("held-out k-space"),
-            contextlib.closing(side_by_side(without, n_groups, self._image.device)) as rests,
+            contextlib.closing(side_by_side(without, n_groups, self._image.device, run.should_stop)) as rests,
         ):
             held = held_out(self._model, self._csm, found.image, self._noise_std, self._groups, rests, run.should_stop)
         return replace(found, held=held)
@@ -193,7 +193,7 @@ class _Judge:
         tolerance: float,
         first_level: float | None = None,
         origin: torch.Tensor | None = None,
-        is_over: StopHook = lambda: False,
+        should_stop: StopHook | None = None,
     ) -> MapEstimate:
         """MAP image of a model from `first`; `share`: number of this estimate in its stage, and of how many."""
         steps = self._settings.steps
@@ -212,7 +212,7 @@ class _Judge:
             first_level,
             origin,
             report,
-            lambda: is_over() or self._run.should_stop(),
+            should_stop or self._run.should_stop,
         )
 
 

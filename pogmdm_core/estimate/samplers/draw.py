@@ -56,7 +56,7 @@ def draw_magnitudes(
         batch = min(batch, -(-n_samples // torch.get_num_threads()))
     batches = [range(first, min(first + batch, n_samples)) for first in range(0, n_samples, batch)]
 
-    def draw_batch(number: int, is_over: StopHook) -> list[torch.Tensor] | None:
+    def draw_batch(number: int, should_stop: StopHook) -> list[torch.Tensor] | None:
         if run.status is SamplerStatus.CANCELLED:
             return None
         report = run.reporter("samples", number * chosen.n_steps, len(batches) * chosen.n_steps)
@@ -72,14 +72,15 @@ def draw_magnitudes(
                 settings,
                 coils,
                 report,
-                lambda: is_over() or run.should_stop(),
+                should_stop,
             )
             return None if state is None else list(state.x.abs().cpu())
 
         return draw_with_restarts(draw, batches[number], chosen, lambda settings: sampler.gentler(settings, end))
 
     magnitudes: list[torch.Tensor] = []
-    with contextlib.closing(side_by_side(draw_batch, len(batches), model.adjoint_data.device)) as drawn:
+    device = model.adjoint_data.device
+    with contextlib.closing(side_by_side(draw_batch, len(batches), device, run.should_stop)) as drawn:
         try:
             for found in drawn:
                 if found is None:
