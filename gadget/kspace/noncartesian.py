@@ -108,7 +108,8 @@ def sampled_frame(acquired: AcquiredFrame, data: np.ndarray, settings: Trajector
     matrix = np.array([n_wanted(encoded.matrix[i], encoded.fov_mm[i], recon.fov_mm[i]) for i in (0, 1)])
     chosen = "normalized" if scheme else settings.unit
     units = _units(encoding, matrix)
-    by_largest = matrix * _pixel(encoding) / _pixel(encoding).min()
+    pixel = _pixel(encoding)
+    by_largest = matrix * pixel / pixel.min()
     unit = chosen if chosen != "auto" else _unit(position[:, :2], units, matrix, str(key))
     if chosen == "auto" and unit == "normalized" and _is_by_largest(position[:, :2], by_largest / matrix):
         unit = "normalized_by_largest"
@@ -133,7 +134,6 @@ def sampled_frame(acquired: AcquiredFrame, data: np.ndarray, settings: Trajector
     grid = np.array([2 * math.ceil(n * factor / 2) for n in matrix]) if factor > 1 else matrix
     growth = grid / matrix
     scale = float(1 / np.sqrt(growth.prod()))
-    pixel = _pixel(encoding)
     found = SampledFrame(
         samples=np.ascontiguousarray(data.transpose(1, 0, 2)[:, shot[good], sample[good]] * np.float32(scale)),
         k=np.clip(k[good], -matrix / 2, matrix / 2).T * growth[:, None],

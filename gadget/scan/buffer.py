@@ -180,11 +180,11 @@ class AcquisitionBuffer:
 
     def _next_number(self, key: FrameKey) -> int:
         """Number of a readout among those of its slice, in the order in which they come, whatever their repetition."""
-        self._arrived[_place(key)] += 1
-        return self._arrived[_place(key)] - 1
+        self._arrived[place_of(key)] += 1
+        return self._arrived[place_of(key)] - 1
 
     def _note_partition(self, head: ismrmrd.AcquisitionHeader, key: FrameKey) -> None:
-        self._partitions.setdefault(_place(key), set()).add(head.idx.kspace_encode_step_2)
+        self._partitions.setdefault(place_of(key), set()).add(head.idx.kspace_encode_step_2)
 
     def _close_ended(self, key: FrameKey) -> list[AcquiredFrame]:
         """Close the frame whose LAST_IN_SLICE came, unless a readout `key` shows that it was a partition's."""
@@ -200,7 +200,7 @@ class AcquisitionBuffer:
         tell nothing, as some writers care for none: only readouts do.
         """
         encoding = self.geometry.encoding(key.encoding)
-        if encoding.recon.matrix[2] == 1 and len(self._partitions.get(_place(key), ())) <= 1:
+        if encoding.recon.matrix[2] == 1 and len(self._partitions.get(place_of(key), ())) <= 1:
             return False
         return encoding.encoded.matrix[2] > 1
 
@@ -372,7 +372,7 @@ def number_of(head: ismrmrd.AcquisitionHeader) -> Number:
     return head.scan_counter, i.kspace_encode_step_1, i.kspace_encode_step_2, i.average, i.phase, i.repetition
 
 
-def _place(key: FrameKey) -> FrameKey:
+def place_of(key: FrameKey) -> FrameKey:
     """What tells slices apart, whatever the time."""
     return key._replace(phase=0, repetition=0)
 

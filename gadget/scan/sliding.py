@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import ismrmrd
 
 from gadget.scan.assemble import assemble
-from gadget.scan.buffer import AcquisitionBuffer, number_of
+from gadget.scan.buffer import AcquisitionBuffer, number_of, place_of
 from gadget.scan.classify import Kind, classify
 from gadget.scan.frames import AcquiredFrame, FrameKey
 from gadget.scan.geometry import ScanGeometry
@@ -54,7 +54,7 @@ class SlidingBuffer(AcquisitionBuffer):
     def add(self, acq: ismrmrd.Acquisition) -> list[AcquiredFrame]:
         """Take one readout; return the frame it completes, its number in the place of the repetition."""
         kind, head = classify(acq.flags), acq.getHead()
-        key = FrameKey.of(head)._replace(phase=0, repetition=0)
+        key = place_of(FrameKey.of(head))
         if kind is Kind.NOISE or not self._is_known(key):
             return super().add(acq)
         if self._belongs_to_image(kind, key):

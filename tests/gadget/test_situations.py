@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers.fake_core import core
 from helpers.frames import frames_of, prepared, prepared_frames, prepared_of
-from helpers.mrd_factory import ENCODING, WEIGHTS, Scan, radial_scan, slab
+from helpers.mrd_factory import ENCODING, WEIGHTS, Scan, open_ended, radial_scan, slab
 from helpers.peer import configuration, run_in_process, stream
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -528,11 +528,7 @@ def test_rounding_where_no_gadget_has_whitened():
 
 def test_rounding_of_a_slab_is_that_of_its_slices():
     scan = Scan(nx=16, ny=12, n_coils=2, noise_scan=False, noise_std=0.1, limits=False)
-    flat = scan.acquisitions()
-    for acq in flat:
-        acq.clear_flag(ismrmrd.ACQ_LAST_IN_REPETITION)
-        acq.clear_flag(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
-    header, made = slab(scan.header(), flat)
+    header, made = slab(scan.header(), open_ended(scan.acquisitions()))
     whole = [rebuilt(acq, np.round(3 * acq.data)) for acq in made]
     assert [one.frame.noise_floor for one in prepared_frames(header, whole)] == [pytest.approx(12**-0.5)] * 5
     assert [one.frame.noise_floor for one in prepared_frames(header, made)] == [0.0] * 5

@@ -274,3 +274,11 @@ def slab(header, flat, columns=2, n_wanted=NZ):
             data = (weight * acq.data).astype(np.complex64)
             made.append(ismrmrd.Acquisition(head, data=data, trajectory=traj if traj.size else None))
     return header, made
+
+
+def open_ended(acquisitions: list[ismrmrd.Acquisition]) -> list[ismrmrd.Acquisition]:
+    """The same readouts, which no longer say where a repetition or the measurement ends."""
+    for acq in acquisitions:
+        acq.clear_flag(ismrmrd.ACQ_LAST_IN_REPETITION)
+        acq.clear_flag(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
+    return acquisitions

@@ -3,7 +3,7 @@
 import ismrmrd
 import numpy as np
 import pytest
-from helpers.mrd_factory import NZ, WEIGHTS, Scan, radial_scan, slab
+from helpers.mrd_factory import NZ, WEIGHTS, Scan, open_ended, radial_scan, slab
 
 from gadget.errors import DataError
 from gadget.images.emit import number_of_frame
@@ -20,11 +20,7 @@ def frames_of(header, acquisitions):
 
 def flat_cartesian():
     scan = Scan(nx=16, ny=12, n_coils=2, noise_scan=False, noise_std=0.0, limits=False)
-    acquisitions = scan.acquisitions()
-    for acq in acquisitions:
-        acq.clear_flag(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
-        acq.clear_flag(ismrmrd.ACQ_LAST_IN_REPETITION)
-    return scan.header(), acquisitions
+    return scan.header(), open_ended(scan.acquisitions())
 
 
 def flat_radial():
