@@ -14,7 +14,14 @@ from dataclasses import dataclass
 import torch
 
 from pogmdm_core.frame import KSpaceFrame
-from pogmdm_core.uncertainty.leave_out import CENTRE, axis_of_lines, grid_positions, line_positions, positions
+from pogmdm_core.uncertainty.leave_out import (
+    CENTRE,
+    axis_of_lines,
+    grid_positions,
+    has_scarce_calibration,
+    line_positions,
+    positions,
+)
 
 N_BANDS = 10
 _FREQUENCY = 0.1  # cycles/pixel, where f counts as 1
@@ -25,9 +32,6 @@ _NEWTON_STEPS, _CLAMP = 50, 30.0
 # A missing line counts as tested when a held-out one had 2/3 of its distance at a like frequency.
 _LIKE_DISTANCE, _LIKE_FREQUENCY = 2 / 3, 0.5
 _LEAST_SHARE = 0.01  # of the noise: it is known to half a per cent at best, so no less is known of an error beside it
-# Fewer adjacent lines at the centre may leave the coils wrong. The held-out samples are predicted with the same coils
-# and do not show it: on a phantom sampled with 5 central lines in 128 the error was 4 to 7 times the predicted one.
-_ENOUGH_CENTRAL_LINES = 8
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,8 @@ class ErrorSpectrum:
     acquired
         Cells that hold a sample, bool `(ky, kx)`.
     untested
-        Share of the missing cells' error that lies where no held-out sample speaks for it, in [0, 1]; 1 when fewer
-        than 8 adjacent lines were sampled at the centre, for then the coils may be wrong, too.
+        Share of the missing cells' error that lies where no held-out sample speaks for it, in [0, 1]; 1 when the
+        coils may be wrong, too (`has_scarce_calibration`).
     """
 
     cells: torch.Tensor
@@ -130,19 +134,9 @@ def _fit_lines(
         (f[None, :] / frequency[:, None]).log().abs() < _LIKE_FREQUENCY
     )
     untested = _share(per_line, ~lines & ~like.any(1), ~lines)
-    if _n_central(lines) < min(_ENOUGH_CENTRAL_LINES, len(lines)):
+    if has_scarce_calibration(frame):
         untested = 1.0
     return ErrorSpectrum(per_line.unsqueeze(1 - axis).expand(mask.shape), mask, untested)
-
-
-def _n_central(lines: torch.Tensor) -> int:
-    """Length of the run of True that holds the centre."""
-    centre = len(lines) // 2
-    missing = torch.nonzero(~lines).squeeze(1)
-    below, above = missing[missing <= centre], missing[missing >= centre]
-    first = int(below.max()) if len(below) else -1
-    last = int(above.min()) if len(above) else len(lines)
-    return max(0, last - first - 1)
 
 
 def _distance(lines: torch.Tensor) -> torch.Tensor:

@@ -23,6 +23,14 @@ _WRONG = 1.1  # ratio of the noise to what the best predicted samples leave room
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """An image `(y, x)`, complex, and its coils `(coil, y, x)`, unit root-sum-of-squares."""
+
+    image: torch.Tensor
+    csm: torch.Tensor
+
+
+@dataclass(frozen=True)
 class HeldOut:
     """What the samples of one scan that were left out, group by group, say.
 
@@ -51,11 +59,10 @@ class HeldOut:
 
 def held_out(
     model: EncodingModel,
-    csm: torch.Tensor,
     image: torch.Tensor,
     noise_std: float,
     groups: Sequence[torch.Tensor],
-    rests: Iterable[torch.Tensor],
+    rests: Iterable[Estimate],
     should_stop: Callable[[], bool] | None = None,
 ) -> HeldOut | None:
     """Reconstruct without each group, and measure how well it is predicted.
@@ -64,8 +71,6 @@ def held_out(
     ----------
     model
         The scan with all its samples.
-    csm
-        Coils `(coil, y, x)`, unit root-sum-of-squares.
     image
         Reconstruction from everything, complex `(y, x)`.
     noise_std
@@ -73,7 +78,7 @@ def held_out(
     groups
         From `split`.
     rests
-        The reconstruction without each group in turn, complex `(y, x)`.
+        The reconstruction without each group in turn.
     should_stop
         Asked after each group, which is dropped when it says so: it may not be finished.
 
@@ -81,16 +86,17 @@ def held_out(
     -------
         None when no group was finished.
     """
-    frame, operator = model.frame, model.for_image(csm)
+    frame, brightest = model.frame, image.abs().max()
     squared = torch.zeros(frame.shape, device=image.device)
     errors: list[torch.Tensor] = []
     for group, rest in zip(groups, rests, strict=False):  # a generator would be asked for one more
         chosen = group.to(image.device)
         if should_stop is not None and should_stop():
             break
-        difference = operator.forward(rest)[:, chosen] - frame.kspace[:, chosen] / model.scale
-        errors.append(difference.abs().square().sum(0).cpu().double())
-        squared += (rest.abs() - image.abs()) ** 2
+        predicted = model.for_image(rest.csm).forward(rest.image)[:, chosen]
+        errors.append(_squared_error(predicted, frame.kspace[:, chosen] / model.scale).cpu())
+        # coils of their own may leave an image without bounds: it says "unknown", and no more than that
+        squared += (rest.image.abs().clamp_max(brightest) - image.abs()) ** 2
     if not errors:
         return None
     done, left_out = groups[: len(errors)], torch.cat(errors)
@@ -102,6 +108,17 @@ def held_out(
     misfit, noise_std = ((error / (2 * frame.n_coils)) ** 0.5 for error in (float(left_out.mean()), noise))
     spectrum = fit(frame, done, errors, noise)
     return HeldOut((squared / len(errors)).cpu(), spectrum, misfit, noise_std, len(errors), len(groups))
+
+
+def _squared_error(predicted: torch.Tensor, measured: torch.Tensor) -> torch.Tensor:
+    """Squared error of samples `(coil, n)`, all coils together, float64 `(n,)`.
+
+    All of them together count for no more than twice what was measured, which is the error of a prediction that has
+    nothing to do with it.
+    """
+    found = (predicted - measured).abs().square().sum(0).double()
+    most = 2 * measured.abs().square().sum(dtype=torch.float64)
+    return found * (most / found.sum().clamp_min(torch.finfo(torch.float64).tiny)).clamp_max(1)
 
 
 def _least_error(frame: KSpaceFrame, groups: Sequence[torch.Tensor], errors: Sequence[torch.Tensor]) -> float:

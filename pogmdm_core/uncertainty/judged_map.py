@@ -13,15 +13,15 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from pogmdm_core.estimate.joint_start import JointStart
+from pogmdm_core.estimate.joint_start import JointStart, joint_start
 from pogmdm_core.estimate.map_estimate import FIRST_LEVEL, MapEstimate, level_for, map_estimate
 from pogmdm_core.measurement.encoding import EncodingModel
 from pogmdm_core.prior.base import Prior
 from pogmdm_core.run import Run, SamplerStatus, StopHook
-from pogmdm_core.settings import HELD_OUT_METHODS, MapSettings, Settings
+from pogmdm_core.settings import HELD_OUT_METHODS, Settings
 from pogmdm_core.side_by_side import side_by_side
-from pogmdm_core.uncertainty.held_out import HeldOut, held_out
-from pogmdm_core.uncertainty.leave_out import split
+from pogmdm_core.uncertainty.held_out import Estimate, HeldOut, held_out
+from pogmdm_core.uncertainty.leave_out import has_scarce_calibration, split
 
 # An estimate without some samples ends when a step is so small beside its way from the MAP image. What is used of it,
 # its prediction error and how far it moved, is then some per cent off; the factors of the settings know. Which of two
@@ -77,7 +77,7 @@ def judged_map(
         weights: tuple[float, ...] = (settings.map.prior_weight,)
     else:
         weights = PRIOR_WEIGHTS if groups else PRIOR_WEIGHTS[:1]
-    judge = _Judge(model, prior, start, noise_level, noise_std, groups, settings.map, run, len(weights))
+    judge = _Judge(model, prior, start, noise_level, noise_std, groups, settings, run, len(weights))
     settled = settled or (lambda _: None)
     best = None
     for number, weight in enumerate(weights):
@@ -102,6 +102,9 @@ class _Judge:
     The first MAP image begins at the joint start, the next where the one before ended. What is left out is predicted
     from the MAP image of the same weight each time, through falling levels of the prior, which forget most of it.
 
+    Where little was sampled that tells the coils (`has_scarce_calibration`), image and coils are estimated anew without
+    each group, so that the error of the coils is seen, too.
+
     Parameters
     ----------
     groups
@@ -118,7 +121,7 @@ class _Judge:
         noise_level: float,
         noise_std: float,
         groups: Sequence[torch.Tensor],
-        settings: MapSettings,
+        settings: Settings,
         run: Run,
         n_attempts: int,
     ) -> None:
@@ -126,19 +129,21 @@ class _Judge:
         self._noise_level, self._noise_std = noise_level, noise_std
         self._groups, self._settings, self._run, self._n_attempts = groups, settings, run, n_attempts
         self._image, self._first_level = start.image, min(FIRST_LEVEL, prior.level_range[1])
-        self._rest: dict[int, EncodingModel] = {}
+        self._coils_err = settings.coils.init == "nlinv" and has_scarce_calibration(model.frame)
+        self._model_without: dict[int, EncodingModel] = {}
+        self._start_without: dict[int, Estimate] = {}
 
     def attempt(self, number: int, weight: float) -> JudgedMap | None:
         """MAP image with a weight; None when it diverged. `number` counts."""
-        run, settings = self._run, self._settings
+        run = self._run
         with run.timed("MAP"):
             found = self._estimate(
                 self._model,
                 weight,
-                self._image,
+                Estimate(self._image, self._csm),
                 "MAP",
                 (number, self._n_attempts),
-                settings.tolerance,
+                self._settings.map.tolerance,
                 self._first_level if number == 0 else None,
             )
         if not bool(torch.isfinite(torch.view_as_real(found.image)).all()):
@@ -154,40 +159,48 @@ class _Judge:
         run = self._run
         n_groups = len(self._groups)
 
-        def without(group: int, should_stop: StopHook) -> torch.Tensor:
+        def without(group: int, should_stop: StopHook) -> Estimate:
+            known = Estimate(found.image, self._csm)
             if run.status is SamplerStatus.CANCELLED:
-                return found.image  # nobody will look at it
-            share = number * n_groups + group, self._n_attempts * n_groups
-            return self._estimate(
-                self._model_without(group),
+                return known  # nobody will look at it
+            model, begin = self._without(group, known, should_stop)
+            rest = self._estimate(
+                model,
                 found.weight,
-                found.image,
+                begin,
                 "held-out k-space",
-                share,
+                (number * n_groups + group, self._n_attempts * n_groups),
                 _MOVE_TOLERANCE if self._n_attempts == 1 else _CHOICE_TOLERANCE,
                 self._first_level,
-                origin=found.image,
+                origin=begin.image,
                 should_stop=should_stop,
-            ).image
+            )
+            return Estimate(rest.image, begin.csm)
 
         with (
             run.timed("held-out k-space"),
             contextlib.closing(side_by_side(without, n_groups, self._image.device, run.should_stop)) as rests,
         ):
-            held = held_out(self._model, self._csm, found.image, self._noise_std, self._groups, rests, run.should_stop)
+            held = held_out(self._model, found.image, self._noise_std, self._groups, rests, run.should_stop)
         return replace(found, held=held)
 
-    def _model_without(self, group: int) -> EncodingModel:
-        """The scan without a group of samples; kept, for off the grid it takes long to make."""
-        if group not in self._rest:
-            self._rest[group] = self._model.without(self._groups[group])
-        return self._rest[group]
+    def _without(self, group: int, known: Estimate, should_stop: StopHook) -> tuple[EncodingModel, Estimate]:
+        """The scan without a group of samples, and what its estimate begins with; kept, for both take long to make."""
+        if group not in self._model_without:
+            self._model_without[group] = self._model.without(self._groups[group])
+        model = self._model_without[group]
+        if not self._coils_err:
+            return model, known
+        if group not in self._start_without:
+            start = joint_start(model, self._settings.coils, self._noise_std, Run(None, should_stop))
+            self._start_without[group] = Estimate(start.image, start.csm)
+        return model, self._start_without[group]
 
     def _estimate(
         self,
         model: EncodingModel,
         weight: float,
-        first: torch.Tensor,
+        begin: Estimate,
         stage: str,
         share: tuple[int, int],
         tolerance: float,
@@ -195,16 +208,17 @@ class _Judge:
         origin: torch.Tensor | None = None,
         should_stop: StopHook | None = None,
     ) -> MapEstimate:
-        """MAP image of a model from `first`; `share`: number of this estimate in its stage, and of how many."""
-        steps = self._settings.steps
+        """MAP image from `begin`, with its coils; `share`: number of this estimate in its stage, and of how many."""
+        settings = self._settings.map
+        steps = settings.steps
         # half the prior against the data is the whole prior against data of half the noise variance
-        noise, level = self._noise_level * weight**0.5, self._settings.level or level_for(self._noise_level)
+        noise, level = self._noise_level * weight**0.5, settings.level or level_for(self._noise_level)
         report = self._run.reporter(stage, share[0] * steps, share[1] * steps)
         return map_estimate(
             model,
             self._prior,
-            self._csm,
-            first,
+            begin.csm,
+            begin.image,
             noise,
             level,
             steps,
