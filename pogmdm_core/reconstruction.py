@@ -36,6 +36,7 @@ from pogmdm_core.settings import HELD_OUT_METHODS, Settings
 from pogmdm_core.uncertainty.combine import Uncertainty, combine
 from pogmdm_core.uncertainty.judged_map import JudgedMap, judged_map
 from pogmdm_core.uncertainty.leave_out import sampling_of
+from pogmdm_core.uncertainty.model_error import FITS, model_error, widening
 
 _SCALE_QUANTILE = 0.999
 _MIN_MATRIX = 8  # along each axis, as the gadget demands of headers
@@ -116,6 +117,10 @@ def reconstruct(
     noise_level = _noise_level(model, start, noise.std / scale, run)
 
     def so_far(best: torch.Tensor, found: JudgedMap | None, magnitudes: Sequence[torch.Tensor]) -> ReconResult:
+        squares = model.residual_squares(best, start.csm)
+        misfit = model_error(frame, squares, max(noise.std / scale, _LEAST_NOISE))
+        if found is not None and misfit > FITS and "MODEL_ERROR" not in run.warnings:
+            run.warnings.append("MODEL_ERROR")
         return replace(
             _in_input_units(model, start, best, magnitudes, found is not None),
             status=run.status,
@@ -123,7 +128,8 @@ def reconstruct(
             noise_std=noise.std,
             noise_level=noise_level * scale,
             prior_weight=1.0 if found is None else found.weight,
-            data_residual=model.residual_std(best, start.csm) * scale / max(noise.std, _TINY),
+            data_residual=float(squares.mean()) ** 0.5 * scale / max(noise.std, _TINY),
+            model_error=misfit,
             warnings=tuple(run.warnings),
             seconds=dict(run.seconds),
         )
@@ -134,9 +140,11 @@ def reconstruct(
         magnitudes = draw_magnitudes(model, prior, start, noise_level, n_samples, settings, run)
     best = found.image if found is not None else start.image
     uncertainty = _uncertainty(model, best, found, magnitudes, noise, settings, run)
+    result = so_far(best, found, magnitudes)
+    wider = widening(frame, result.model_error) if uncertainty.method in HELD_OUT_METHODS else 1.0
     return replace(
-        so_far(best, found, magnitudes),
-        std=uncertainty.std,
+        result,
+        std=None if uncertainty.std is None else wider * uncertainty.std,
         n_steps=settings.sampler.n_steps if magnitudes else 0,
         interval_factors=_interval_factors(uncertainty, settings),
         uncertainty_method=uncertainty.method,

@@ -43,6 +43,9 @@ class ReconResult:
     data_residual
         Root of the mean squared k-space residual of the MAP image (else the warm start) over the noise: 1 means
         "to the noise".
+    model_error
+        The same near the centre of k-space, where it is largest: 0.7 to 1.2 where model and data agree. `std` is wider
+        by the root of what is above 1.25.
     scale
         Intensity that corresponds to 1 inside the prior.
     start
@@ -80,6 +83,7 @@ class ReconResult:
     noise_level: float = 0.0
     prior_weight: float = 1.0
     data_residual: float = 0.0
+    model_error: float = 0.0
     scale: float = 1.0
     start: JointStart | None = None
     n_samples: int = 0

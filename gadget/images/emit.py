@@ -91,6 +91,7 @@ class Emitter:
             "NoiseLevel": f"{result.noise_level:.6g}",
             "PriorWeight": f"{result.prior_weight:g}",
             "DataResidual": f"{result.data_residual:.4f}",
+            "ModelError": f"{result.model_error:.4f}",
             "Status": result.status.value,
             "Duration": f"{sum(result.seconds.values()):.2f}",
             "DurationByStage": _listed({stage.replace(" ", "_"): seconds for stage, seconds in result.seconds.items()}),

@@ -178,11 +178,15 @@ class EncodingModel:
         """Gradient of the misfit with respect to the coils, `(..., coil, y, x)`."""
         return x.conj().unsqueeze(-3) * self.residual(x, csm)
 
+    def residual_squares(self, x: torch.Tensor, csm: torch.Tensor) -> torch.Tensor:
+        """|F(csm x) - z|^2 of every sample per real/imaginary part, mean over coils, float64 `(n,)`, one image."""
+        difference = self.for_image(csm).forward(x) - self._data
+        squares = (difference.real.double() ** 2 + difference.imag.double() ** 2).mean(0) / 2
+        return squares if self.frame.mask is None else squares[self.frame.mask]
+
     def residual_std(self, x: torch.Tensor, csm: torch.Tensor) -> float:
         """Root mean square of F(csm x) - z per real/imaginary part, for one image `(y, x)`."""
-        difference = self.for_image(csm).forward(x) - self._data
-        energy = float((difference.real.double() ** 2 + difference.imag.double() ** 2).sum())
-        found: float = (energy / (2 * self.n_measured)) ** 0.5
+        found: float = float(self.residual_squares(x, csm).mean()) ** 0.5
         return found
 
 
