@@ -43,6 +43,9 @@ class KSpaceFrame:
         give away, and it comes out too small.
     noise_floor
         What the noise is at least, as `noise_std`: that of rounding. Estimates from the samples do not go below it.
+    doubled_axis
+        Axis of a field of view twice as large as the scan's (0: y, 1: x), whose samples can only be every other line of
+        this k-space (`pogmdm_core.wrapped`); None for a scan as it is.
     """
 
     kspace: torch.Tensor
@@ -53,6 +56,7 @@ class KSpaceFrame:
     density: torch.Tensor | None = None
     shot: torch.Tensor | None = None
     noise_floor: float = 0.0
+    doubled_axis: int | None = None
 
     @classmethod
     def cartesian(cls, kspace: torch.Tensor, mask: torch.Tensor, noise_std: float | None = None) -> KSpaceFrame:

@@ -37,6 +37,7 @@ from pogmdm_core.uncertainty.combine import Uncertainty, combine
 from pogmdm_core.uncertainty.judged_map import JudgedMap, judged_map
 from pogmdm_core.uncertainty.leave_out import sampling_of
 from pogmdm_core.uncertainty.model_error import FITS, model_error, widening
+from pogmdm_core.wrapped import Wrapped, unwrapped
 
 _SCALE_QUANTILE = 0.999
 _MIN_MATRIX = 8  # along each axis, as the gadget demands of headers
@@ -112,6 +113,11 @@ def reconstruct(
 
     with run.timed("warm start"):
         start = joint_start(model, settings.coils, noise.std / scale, run) if start is None else start.to(device)
+        wrapped = None
+        if settings.coils.wrapped == "auto" and settings.coils.init == "nlinv":
+            wrapped = unwrapped(model, start, max(noise.std / scale, _LEAST_NOISE), settings.coils, run)
+    if wrapped is not None:
+        return _of_larger_field(wrapped, prior, settings, run, early)
     noise = _judged_noise(model, start, noise, settings)
     run.warnings.extend(noise.warnings)
     noise_level = _noise_level(model, start, noise.std / scale, run)
@@ -152,6 +158,19 @@ def reconstruct(
     )
 
 
+def _of_larger_field(
+    wrapped: Wrapped, prior: Prior, settings: Settings, run: Run, early: Callable[[ReconResult], object] | None
+) -> ReconResult:
+    """The rest of a run whose object is larger than the field of view."""
+
+    def told(result: ReconResult) -> ReconResult:
+        seconds = {stage: result.seconds.get(stage, 0.0) + run.seconds.get(stage, 0.0) for stage in result.seconds}
+        return replace(wrapped.folded(result), warnings=("LARGER_FOV", *result.warnings), seconds=seconds)
+
+    sooner = None if early is None else lambda result: early(told(result))
+    return told(reconstruct(wrapped.frame, prior, settings, run.progress, run.should_stop, wrapped.start, sooner))
+
+
 def _refuse(frame: KSpaceFrame, prior: Prior, settings: Settings, n_samples: int) -> None:
     """Raise E216 or E127 for what cannot be reconstructed, see `reconstruct`."""
     if min(frame.shape) < _MIN_MATRIX:
@@ -188,7 +207,8 @@ def image_scale(frame: KSpaceFrame) -> float:
     """
     flat = zero_filled(replace(frame, density=None)).flatten()
     rank = min(flat.numel() - 1, int(_SCALE_QUANTILE * flat.numel()))
-    return float(flat.kthvalue(rank + 1).values)
+    found = float(flat.kthvalue(rank + 1).values)
+    return found if frame.doubled_axis is None else 2 * found  # every other line makes two images of half the intensity
 
 
 def _judged_noise(model: EncodingModel, start: JointStart, noise: NoiseLevel, settings: Settings) -> NoiseLevel:

@@ -28,7 +28,8 @@ class ReconResult:
     phase
         Phase of the complex estimate, radians in [-pi, pi].
     csm
-        Coil sensitivities of the warm start, unit root-sum-of-squares, complex64 `(coil, y, x)`.
+        Coil sensitivities of the warm start, unit root-sum-of-squares, complex64 `(coil, y, x)`. Where the object is
+        larger than the field of view (LARGER_FOV), what the coils see of both places in a pixel over `image`.
     samples
         Posterior samples (magnitude), `(sample, y, x)`, or None.
     status

@@ -48,6 +48,8 @@ class Run:
 
     Attributes
     ----------
+    progress
+        As given.
     seconds
         Wall time per stage.
     status, detail
@@ -57,7 +59,7 @@ class Run:
     """
 
     def __init__(self, progress: ProgressHook | None, should_stop: StopHook | None) -> None:
-        self._progress, self._should_stop = progress, should_stop
+        self.progress, self._should_stop = progress, should_stop
         self.seconds: dict[str, float] = {}
         self.status, self.detail = SamplerStatus.OK, ""
         self.warnings: list[str] = []
@@ -76,9 +78,9 @@ class Run:
 
         What comes late, from a thread that is behind another, is not told: progress does not go back.
         """
-        if self._progress is None:
+        if self.progress is None:
             return None
-        hook = self._progress
+        hook = self.progress
 
         def report(done: int, steps: int) -> None:
             with self._lock:

@@ -129,6 +129,11 @@ class CoilSettings(Section):
         le=20,
         description="most Gauss-Newton steps of the nlinv warm start; it stops when the residual reaches the noise",
     )
+    wrapped: Literal["auto", "off"] = Field(
+        "auto",
+        description="objects larger than the field of view of a Cartesian scan, which fold back: auto reconstructs "
+        "on one twice as large where the image reaches an edge and that explains k-space better (init nlinv)",
+    )
     update_every: int = Field(
         0, ge=0, le=1000, description="update the maps every so many sampler levels; 0 keeps the warm start's"
     )

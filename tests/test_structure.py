@@ -48,6 +48,7 @@ CORE = (
     "estimate",
     "uncertainty",
     "result",
+    "wrapped",
     "reconstruction",
 )
 

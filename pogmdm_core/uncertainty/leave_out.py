@@ -60,6 +60,8 @@ def has_scarce_calibration(frame: KSpaceFrame) -> bool:
     if frame.mask is None or axis is None:
         return False
     lines = frame.mask.cpu().any(1 - axis)
+    if frame.doubled_axis == axis:
+        lines = lines[len(lines) // 2 % 2 :: 2]  # the others cannot be sampled
     return _n_central(lines) < min(_ENOUGH_CENTRAL_LINES, len(lines))
 
 
