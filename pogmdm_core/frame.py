@@ -45,7 +45,7 @@ class KSpaceFrame:
         What the noise is at least, as `noise_std`: that of rounding. Estimates from the samples do not go below it.
     doubled_axis
         Axis of a field of view twice as large as the scan's (0: y, 1: x), whose samples can only be every other line of
-        this k-space (`pogmdm_core.wrapped`); None for a scan as it is.
+        this k-space (`pogmdm_core.measurement.folding`); None for a scan as it is.
     """
 
     kspace: torch.Tensor
@@ -195,7 +195,7 @@ class KSpaceFrame:
         checks.kept_samples(kept, tuple(self.kspace.shape[1:]))
         if self.mask is not None:
             chosen = KSpaceFrame.cartesian(self.kspace, self.mask & kept, self.noise_std)
-            return replace(chosen, noise_floor=self.noise_floor)
+            return replace(chosen, noise_floor=self.noise_floor, doubled_axis=self.doubled_axis)
         chosen = KSpaceFrame.noncartesian(
             self.kspace[:, kept],
             self.positions[:, kept],

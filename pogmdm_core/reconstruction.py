@@ -28,13 +28,14 @@ from pogmdm_core.estimate.samplers.draw import draw_magnitudes
 from pogmdm_core.frame import KSpaceFrame
 from pogmdm_core.measurement.density import gridded_coil_images
 from pogmdm_core.measurement.encoding import EncodingModel, fourier_operator, root_sum_of_squares
+from pogmdm_core.measurement.folding import amplitude, as_scanned, shown, shown_magnitudes
 from pogmdm_core.measurement.noise_check import MODEL_ERROR, TOO_LOUD, NoiseLevel, against_fit, against_kspace
 from pogmdm_core.prior.base import Prior
 from pogmdm_core.result import GAUSSIAN_FACTORS, ReconResult
 from pogmdm_core.run import ProgressHook, Run, SamplerStatus, StopHook
 from pogmdm_core.settings import HELD_OUT_METHODS, Settings
 from pogmdm_core.uncertainty.combine import Uncertainty, combine
-from pogmdm_core.uncertainty.judged_map import JudgedMap, judged_map
+from pogmdm_core.uncertainty.judged_map import JudgedMap, coils_are_judged, judged_map
 from pogmdm_core.uncertainty.leave_out import sampling_of
 from pogmdm_core.uncertainty.model_error import FITS, model_error, widening
 from pogmdm_core.wrapped import Wrapped, unwrapped
@@ -112,10 +113,15 @@ def reconstruct(
         model = EncodingModel(frame, scale)
 
     with run.timed("warm start"):
-        start = joint_start(model, settings.coils, noise.std / scale, run) if start is None else start.to(device)
         wrapped = None
-        if settings.coils.wrapped == "auto" and settings.coils.init == "nlinv":
-            wrapped = unwrapped(model, start, max(noise.std / scale, _LEAST_NOISE), settings.coils, run)
+        if start is not None:
+            start = start.to(device)
+            if start.image.shape != frame.shape:
+                wrapped = Wrapped.again(frame, start)
+        else:
+            start = joint_start(model, settings.coils, noise.std / scale, run)
+            if settings.coils.wrapped == "auto" and settings.coils.init == "nlinv" and frame.doubled_axis is None:
+                wrapped = unwrapped(model, start, max(noise.std / scale, _LEAST_NOISE), settings.coils, run)
     if wrapped is not None:
         return _of_larger_field(wrapped, prior, settings, run, early)
     noise = _judged_noise(model, start, noise, settings)
@@ -145,9 +151,11 @@ def reconstruct(
     with run.timed("samples"):
         magnitudes = draw_magnitudes(model, prior, start, noise_level, n_samples, settings, run)
     best = found.image if found is not None else start.image
-    uncertainty = _uncertainty(model, best, found, magnitudes, noise, settings, run)
+    uncertainty = _uncertainty(model, start.csm, best, found, magnitudes, noise, settings, run)
     result = so_far(best, found, magnitudes)
-    wider = widening(frame, result.model_error) if uncertainty.method in HELD_OUT_METHODS else 1.0
+    # held-out estimates with coils of their own know what residual wrong coils leave
+    is_blind = uncertainty.method in HELD_OUT_METHODS and not coils_are_judged(frame, settings)
+    wider = widening(result.model_error) if is_blind else 1.0
     return replace(
         result,
         std=None if uncertainty.std is None else wider * uncertainty.std,
@@ -230,6 +238,7 @@ def _noise_level(model: EncodingModel, start: JointStart, noise_std: float, run:
 
 def _uncertainty(
     model: EncodingModel,
+    csm: torch.Tensor,
     best: torch.Tensor,
     found: JudgedMap | None,
     magnitudes: Sequence[torch.Tensor],
@@ -237,18 +246,19 @@ def _uncertainty(
     settings: Settings,
     run: Run,
 ) -> Uncertainty:
-    """Standard deviation in units of the input, by the method that the settings name."""
-    scale = model.scale
+    """Standard deviation of what is shown, in units of the input, by the method that the settings name."""
+    scale, axis = model.scale, model.frame.doubled_axis
+    magnitudes = [shown_magnitudes(magnitude, best.cpu(), csm.cpu(), axis) for magnitude in magnitudes]
     if settings.uncertainty.method not in HELD_OUT_METHODS:
         if len(magnitudes) < 2:
             return Uncertainty(None, "off")
         return Uncertainty(_std([magnitude * scale for magnitude in magnitudes]), "samples")
-    sampling, learned = sampling_of(model.frame), settings.uncertainty
+    sampling, learned = sampling_of(as_scanned(model.frame)), settings.uncertainty
     held = None if found is None else found.held
-    if held is not None and noise.is_measured and noise.std > TOO_LOUD * held.noise_std * scale:
+    if held is not None and noise.is_measured and noise.std * amplitude(axis) > TOO_LOUD * held.noise_std * scale:
         run.warnings.append("NOISE_TOO_LOUD")
     factors = learned.sample_factors[sampling.value], learned.fold_factors[sampling.value]
-    uncertainty = combine(best.abs().cpu(), held, magnitudes, *factors).times(scale)
+    uncertainty = combine(shown(best, csm, axis).cpu(), held, magnitudes, *factors).times(scale)
     run.warnings.extend(uncertainty.warnings)
     return uncertainty
 

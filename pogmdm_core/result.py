@@ -46,11 +46,12 @@ class ReconResult:
         "to the noise".
     model_error
         The same near the centre of k-space, where it is largest: 0.7 to 1.2 where model and data agree. `std` is wider
-        by the root of what is above 1.25.
+        by the root of what is above 1.25, but for ``samples`` and where the coils are estimated anew for it.
     scale
         Intensity that corresponds to 1 inside the prior.
     start
-        What the reconstruction began with, to be given to another one of the same frame.
+        What the reconstruction began with, to be given to another one of the same frame. Of twice the field of view
+        along one axis where the object is larger than it (LARGER_FOV).
     n_samples, n_steps
         Finished posterior samples and noise levels visited by each.
     interval_factors

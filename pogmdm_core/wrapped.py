@@ -2,8 +2,9 @@
 
 No single set of coils explains a pixel that holds two places. On a field of view twice as large every place has a pixel
 of its own, coils are as smooth as ever, and the lines that were sampled are every other line of its k-space. So the
-scan is one of twice the acceleration, which the coils and the prior resolve as any other, and the image is folded again
-at the end: each coil's, then the root of their sum of squares, as a full scan would show it.
+scan is one of twice the acceleration, which the coils and the prior resolve as any other. What is shown, and what the
+standard deviation is of, is folded again (`pogmdm_core.measurement.folding`): each coil's image, then the root of their
+sum of squares, as of a full scan.
 """
 
 from __future__ import annotations
@@ -15,16 +16,19 @@ import torch
 from pogmdm_core.estimate.joint_start import JointStart, joint_start
 from pogmdm_core.frame import KSpaceFrame
 from pogmdm_core.measurement.encoding import EncodingModel, root_sum_of_squares
+from pogmdm_core.measurement.folding import doubled, places, shown_magnitudes
 from pogmdm_core.result import ReconResult
-from pogmdm_core.run import Run
+from pogmdm_core.run import Run, SamplerStatus
 from pogmdm_core.settings import CoilSettings
 from pogmdm_core.uncertainty.combine import object_mask
-from pogmdm_core.uncertainty.model_error import model_error
+from pogmdm_core.uncertainty.model_error import FITS, model_error
 
-# Root mean square at the edge over that inside the object: .02 to .04 on scans that end in air, .3 to .9 on others
-_REACHES_EDGE = 0.15
+# Root mean square at the edge over that inside the object, of an image without its noise: below .06 on scans that end
+# in air, .17 to .9 on wrapped ones
+_REACHES_EDGE = 0.1
+_LOW_PASS = 0.06  # standard deviation of the Gaussian that takes the noise off, cycles/pixel
 _EDGE_SHARE, _LEAST_EDGE = 50, 2
-# Residual near the centre of k-space with the larger field of view over that without: .4 to .85 on wrapped scans, .94
+# Residual near the centre of k-space with the larger field of view over that without: .3 to .85 on wrapped scans, .94
 # and more on others
 _EXPLAINS = 0.9
 
@@ -44,46 +48,35 @@ class Wrapped:
     frame: KSpaceFrame
     start: JointStart
 
+    @classmethod
+    def again(cls, frame: KSpaceFrame, start: JointStart) -> Wrapped:
+        """Take up the scan `frame` with what an earlier reconstruction of it began with, `start`."""
+        return cls(doubled(frame, 0 if start.image.shape[0] != frame.shape[0] else 1), start)
+
     def folded(self, result: ReconResult) -> ReconResult:
-        """What a full scan of the field of view shows, from the `result` of `frame`."""
+        """`result` of `frame` as one of the scan; its standard deviation is that of what is shown already."""
         axis = self.frame.doubled_axis
         assert axis is not None  # noqa: S101 - it is what makes this class
         image = torch.polar(result.image, result.phase)
-        coil_images = _fold(result.csm * image, axis).sum(0)
+        coil_images = places(result.csm * image, axis).sum(0)
         magnitude = root_sum_of_squares(coil_images)
-        places = _fold(image, axis)
-        brighter = torch.where(places[0].abs() > places[1].abs(), places[0], places[1])
-        phase = brighter.angle()
+        one, other = places(image, axis)
+        phase = torch.where(one.abs() > other.abs(), one, other).angle()
         tiny = torch.finfo(torch.float32).tiny
 
-        coils, turns = _fold(result.csm, axis), torch.polar(torch.ones_like(result.phase), result.phase)
-        first, second = coils * _fold(turns, axis)[:, None]
-        overlap = (first.conj() * second).sum(0).real
+        def folded(values: torch.Tensor | None) -> torch.Tensor | None:
+            return None if values is None else shown_magnitudes(values, image, result.csm, axis)
 
-        def magnitude_of(values: torch.Tensor | None) -> torch.Tensor | None:
-            """Of magnitudes `(..., 2 y, x)`, with coils and phases of the image."""
-            if values is None:
-                return None
-            one, other = _fold(values, axis)
-            squared: torch.Tensor = one.square() + other.square() + 2 * overlap * one * other
-            return squared.clamp_min(0).sqrt()
-
-        std = None
-        if result.std is not None:
-            one, other = places.abs()
-            slopes = torch.stack([one + overlap * other, other + overlap * one]) / magnitude.clamp_min(tiny)
-            # where both places are dark the slopes say nothing
-            slopes = torch.where(magnitude > tiny, slopes.abs(), 1.0)
-            std = (slopes.square() * _fold(result.std, axis).square()).sum(0).sqrt()
         return replace(
             result,
             image=magnitude,
-            std=std,
-            mean=magnitude_of(result.mean),
-            map=magnitude_of(result.map),
-            samples=magnitude_of(result.samples),
+            mean=folded(result.mean),
+            map=folded(result.map),
+            samples=folded(result.samples),
             phase=phase,
             csm=coil_images / torch.polar(magnitude.clamp_min(tiny), phase),
+            noise_std=result.noise_std * 2**0.5,
+            noise_level=result.noise_level * 2**0.5,
         )
 
 
@@ -99,56 +92,35 @@ def unwrapped(
     model
         The scan.
     start
-        Image and coils within the field of view, or `Wrapped.start` of the same scan.
+        Image and coils within the field of view.
     noise_std
         Per real/imaginary part of a sample, > 0, units of the model's data.
     settings, run
         As for the joint start.
     """
-    if model.frame.mask is None or model.frame.doubled_axis is not None:
+    if model.frame.mask is None or run.status is not SamplerStatus.OK:
         return None
-    if start.image.shape != model.frame.shape:  # of a reconstruction that has found out
-        return Wrapped(doubled(model.frame, 0 if start.image.shape[0] != model.frame.shape[0] else 1), start)
-    reaches = [_at_edge(start.image.abs().cpu(), axis) for axis in (0, 1)]
+    smooth = _low_pass(start.image).abs().cpu()
+    reaches = [_at_edge(smooth, axis) for axis in (0, 1)]
     axis = reaches.index(max(reaches))
     if reaches[axis] < _REACHES_EDGE:
         return None
-    frame = doubled(model.frame, axis)
-    larger = EncodingModel(frame, model.scale)
-    found = joint_start(larger, settings, noise_std * 0.5**0.5, run)
-    before, after = (
-        model_error(m.frame, m.residual_squares(s.image, s.csm), std)
-        for m, s, std in ((model, start, noise_std), (larger, found, noise_std * 0.5**0.5))
-    )
-    return Wrapped(frame, found) if after < _EXPLAINS * before else None
+    frame, larger_noise = doubled(model.frame, axis), noise_std * 0.5**0.5
+    larger, trial = EncodingModel(frame, model.scale), Run(None, run.should_stop)
+    found = joint_start(larger, settings, larger_noise, trial)
+    if trial.status is not SamplerStatus.OK:
+        return None
+    before = model_error(model.frame, model.residual_squares(start.image, start.csm), noise_std)
+    after = model_error(frame, larger.residual_squares(found.image, found.csm), larger_noise)
+    # lines that err are explained better by more unknowns, too, but not to the noise
+    return Wrapped(frame, found) if after < min(FITS, _EXPLAINS * before) else None
 
 
-def doubled(frame: KSpaceFrame, axis: int) -> KSpaceFrame:
-    """Return the samples of a Cartesian frame as those of a field of view twice as large along an axis (0: y, 1: x)."""
-    assert frame.mask is not None  # noqa: S101 - callers know
-    n = frame.shape[axis]
-    at = torch.arange(n, device=frame.mask.device) * 2 + n - 2 * (n // 2)
-    shape = list(frame.shape)
-    shape[axis] = 2 * n
-    mask = frame.mask.new_zeros(shape).index_copy_(axis, at, frame.mask)
-    # unitary transforms of twice as many pixels
-    kspace = frame.kspace.new_zeros(frame.n_coils, *shape).index_copy_(axis + 1, at, frame.kspace * 0.5**0.5)
-    return replace(
-        frame,
-        kspace=kspace,
-        mask=mask,
-        shape=(shape[0], shape[1]),
-        noise_std=None if frame.noise_std is None else frame.noise_std * 0.5**0.5,
-        noise_floor=frame.noise_floor * 0.5**0.5,
-        doubled_axis=axis,
-    )
-
-
-def _fold(values: torch.Tensor, axis: int) -> torch.Tensor:
-    """Both places that share each pixel of the field of view: `(..., y, x)` to `(2, ..., y, x)`, the axis halved."""
-    n = values.shape[axis - 2] // 2
-    # pixel n, the centre, belongs to pixel n // 2
-    return torch.stack(values.roll(n // 2 - n, axis - 2).chunk(2, axis - 2))
+def _low_pass(image: torch.Tensor) -> torch.Tensor:
+    ky, kx = (torch.fft.fftfreq(n, device=image.device) for n in image.shape)
+    window = torch.exp(-(ky[:, None] ** 2 + kx**2) / (2 * _LOW_PASS**2))
+    found: torch.Tensor = torch.fft.ifft2(torch.fft.fft2(image) * window)
+    return found
 
 
 def _at_edge(magnitude: torch.Tensor, axis: int) -> float:

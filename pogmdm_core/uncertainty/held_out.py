@@ -15,6 +15,7 @@ import torch
 
 from pogmdm_core.frame import KSpaceFrame
 from pogmdm_core.measurement.encoding import EncodingModel
+from pogmdm_core.measurement.folding import amplitude, as_scanned, between_lines, shown
 from pogmdm_core.uncertainty.error_spectrum import ErrorSpectrum, fit
 from pogmdm_core.uncertainty.leave_out import positions
 
@@ -59,7 +60,7 @@ class HeldOut:
 
 def held_out(
     model: EncodingModel,
-    image: torch.Tensor,
+    found: Estimate,
     noise_std: float,
     groups: Sequence[torch.Tensor],
     rests: Iterable[Estimate],
@@ -71,12 +72,12 @@ def held_out(
     ----------
     model
         The scan with all its samples.
-    image
-        Reconstruction from everything, complex `(y, x)`.
+    found
+        Reconstruction from everything.
     noise_std
-        Noise per real/imaginary part of a k-space sample, units of `image`.
+        Noise per real/imaginary part of a k-space sample, units of the model's data.
     groups
-        From `split`.
+        From `split`, of the frame as it was scanned: what is told is of that, and of what is shown of images.
     rests
         The reconstruction without each group in turn.
     should_stop
@@ -86,17 +87,18 @@ def held_out(
     -------
         None when no group was finished.
     """
-    frame, brightest = model.frame, image.abs().max()
-    squared = torch.zeros(frame.shape, device=image.device)
+    axis, frame = model.frame.doubled_axis, as_scanned(model.frame)
+    image, noise_std = shown(found.image, found.csm, axis), noise_std * amplitude(axis)
+    squared, brightest = torch.zeros_like(image), image.max()
     errors: list[torch.Tensor] = []
     for group, rest in zip(groups, rests, strict=False):  # a generator would be asked for one more
         chosen = group.to(image.device)
         if should_stop is not None and should_stop():
             break
-        predicted = model.for_image(rest.csm).forward(rest.image)[:, chosen]
-        errors.append(_squared_error(predicted, frame.kspace[:, chosen] / model.scale).cpu())
+        predicted = model.for_image(rest.csm).forward(rest.image)[:, between_lines(chosen, axis)]
+        errors.append(_squared_error(amplitude(axis) * predicted, frame.kspace[:, chosen] / model.scale).cpu())
         # coils of their own may leave an image without bounds: it says "unknown", and no more than that
-        squared += (rest.image.abs().clamp_max(brightest) - image.abs()) ** 2
+        squared += (shown(rest.image, rest.csm, axis).clamp_max(brightest) - image) ** 2
     if not errors:
         return None
     done, left_out = groups[: len(errors)], torch.cat(errors)

@@ -15,7 +15,9 @@ import torch
 
 from pogmdm_core.estimate.joint_start import JointStart, joint_start
 from pogmdm_core.estimate.map_estimate import FIRST_LEVEL, MapEstimate, level_for, map_estimate
+from pogmdm_core.frame import KSpaceFrame
 from pogmdm_core.measurement.encoding import EncodingModel
+from pogmdm_core.measurement.folding import as_scanned, between_lines
 from pogmdm_core.prior.base import Prior
 from pogmdm_core.run import Run, SamplerStatus, StopHook
 from pogmdm_core.settings import HELD_OUT_METHODS, Settings
@@ -72,7 +74,7 @@ def judged_map(
         None when it is switched off, time was up before it, or it diverged (the status says so).
     """
     is_judged = settings.uncertainty.method in HELD_OUT_METHODS
-    groups = split(model.frame, settings.uncertainty.n_folds, settings.sampler.seed) if is_judged else []
+    groups = split(as_scanned(model.frame), settings.uncertainty.n_folds, settings.sampler.seed) if is_judged else []
     if settings.map.prior_weight is not None:
         weights: tuple[float, ...] = (settings.map.prior_weight,)
     else:
@@ -96,13 +98,18 @@ def judged_map(
     return best
 
 
+def coils_are_judged(frame: KSpaceFrame, settings: Settings) -> bool:
+    """Whether what is held out is predicted with coils of its own: where little was sampled that tells them."""
+    return settings.coils.init == "nlinv" and has_scarce_calibration(frame)
+
+
 class _Judge:
     """Makes the MAP image with one weight of the prior after the other, and from it what it is without each group.
 
     The first MAP image begins at the joint start, the next where the one before ended. What is left out is predicted
     from the MAP image of the same weight each time, through falling levels of the prior, which forget most of it.
 
-    Where little was sampled that tells the coils (`has_scarce_calibration`), image and coils are estimated anew without
+    Where little was sampled that tells the coils (`coils_are_judged`), image and coils are estimated anew without
     each group, so that the error of the coils is seen, too.
 
     Parameters
@@ -129,7 +136,7 @@ class _Judge:
         self._noise_level, self._noise_std = noise_level, noise_std
         self._groups, self._settings, self._run, self._n_attempts = groups, settings, run, n_attempts
         self._image, self._first_level = start.image, min(FIRST_LEVEL, prior.level_range[1])
-        self._coils_err = settings.coils.init == "nlinv" and has_scarce_calibration(model.frame)
+        self._coils_err = coils_are_judged(model.frame, settings)
         self._model_without: dict[int, EncodingModel] = {}
         self._start_without: dict[int, Estimate] = {}
 
@@ -181,19 +188,25 @@ class _Judge:
             run.timed("held-out k-space"),
             contextlib.closing(side_by_side(without, n_groups, self._image.device, run.should_stop)) as rests,
         ):
-            held = held_out(self._model, found.image, self._noise_std, self._groups, rests, run.should_stop)
+            held = held_out(
+                self._model, Estimate(found.image, self._csm), self._noise_std, self._groups, rests, run.should_stop
+            )
         return replace(found, held=held)
 
     def _without(self, group: int, known: Estimate, should_stop: StopHook) -> tuple[EncodingModel, Estimate]:
         """The scan without a group of samples, and what its estimate begins with; kept, for both take long to make."""
         if group not in self._model_without:
-            self._model_without[group] = self._model.without(self._groups[group])
+            self._model_without[group] = self._model.without(
+                between_lines(self._groups[group], self._model.frame.doubled_axis)
+            )
         model = self._model_without[group]
         if not self._coils_err:
             return model, known
         if group not in self._start_without:
-            start = joint_start(model, self._settings.coils, self._noise_std, Run(None, should_stop))
-            self._start_without[group] = Estimate(start.image, start.csm)
+            run = Run(None, should_stop)
+            start = joint_start(model, self._settings.coils, self._noise_std, run)
+            diverged = run.status is SamplerStatus.DIVERGED
+            self._start_without[group] = known if diverged else Estimate(start.image, start.csm)
         return model, self._start_without[group]
 
     def _estimate(

@@ -13,6 +13,7 @@ import torch
 
 from pogmdm_core.frame import KSpaceFrame
 from pogmdm_core.measurement.cartesian import line_axis
+from pogmdm_core.measurement.folding import as_scanned
 
 _MOSTLY, _NEARLY = 0.75, 0.95  # share of a line that is measured, beside lines that are missing, and without
 CENTRE = 0.04  # cycles/pixel: lines and points nearer to DC than this are never left out
@@ -56,12 +57,11 @@ def has_scarce_calibration(frame: KSpaceFrame) -> bool:
     Held-out samples that are predicted with the same coils do not show it: on a phantom with 5 central lines in 128
     the error was 4 to 7 times the predicted one.
     """
+    frame = as_scanned(frame)
     axis = None if frame.mask is None else axis_of_lines(frame.mask.cpu())
     if frame.mask is None or axis is None:
         return False
     lines = frame.mask.cpu().any(1 - axis)
-    if frame.doubled_axis == axis:
-        lines = lines[len(lines) // 2 % 2 :: 2]  # the others cannot be sampled
     return _n_central(lines) < min(_ENOUGH_CENTRAL_LINES, len(lines))
 
 

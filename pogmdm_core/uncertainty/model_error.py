@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 
 from pogmdm_core.frame import KSpaceFrame
-from pogmdm_core.uncertainty.leave_out import has_scarce_calibration, positions
+from pogmdm_core.uncertainty.leave_out import positions
 
 # Cycles/pixel. Still nearer to DC, coils as smooth as ours leave a residual in scans without fault.
 _BANDS = (0.02, 0.04, 0.07, 0.1)
@@ -45,14 +45,11 @@ def model_error(frame: KSpaceFrame, residual_squares: torch.Tensor, noise_std: f
     return math.sqrt(max(means, default=0.0)) / noise_std
 
 
-def widening(frame: KSpaceFrame, model_error: float) -> float:
+def widening(model_error: float) -> float:
     """By how much a standard deviation that knows nothing of the model's error is to be multiplied.
 
     The error lies between what held-out samples say, which share the fault and hide part of it, and that times the
     residual over the noise: the geometric mean of both. With readouts of which gain, phase or position is off, the
     standard deviation was .17 to 1.1 times the true error on three scans, and is .7 to 1.3 times it so.
-
-    Nothing is to be done where calibration is scarce: wrong coils leave the residual there, and held-out estimates with
-    coils of their own know them.
     """
-    return 1.0 if has_scarce_calibration(frame) else math.sqrt(max(1.0, model_error / FITS))
+    return math.sqrt(max(1.0, model_error / FITS))

@@ -7,14 +7,15 @@ import torch
 from helpers.simulated_scan import blobs, line_mask, simulate, smooth_coils
 
 from pogmdm_core import KSpaceFrame, Settings, load_prior, reconstruct
-from pogmdm_core.estimate.joint_start import JointStart
+from pogmdm_core.estimate.joint_start import JointStart, nlinv, zero_filled_start
 from pogmdm_core.measurement.encoding import EncodingModel
+from pogmdm_core.measurement.folding import as_scanned, doubled
 from pogmdm_core.measurement.fourier import centred_fft
 from pogmdm_core.result import ReconResult
-from pogmdm_core.run import SamplerStatus
+from pogmdm_core.run import Run, SamplerStatus
 from pogmdm_core.uncertainty.combine import object_mask
 from pogmdm_core.uncertainty.leave_out import has_scarce_calibration
-from pogmdm_core.wrapped import Wrapped, doubled
+from pogmdm_core.wrapped import Wrapped, unwrapped
 
 FOLDS = {"map": {"prior_weight": 0.7}, "uncertainty": {"method": "folds"}, "device": "cpu"}
 
@@ -93,12 +94,19 @@ def test_images_fold_coil_by_coil(n, axis):
     assert torch.allclose(found.samples[1], expected, atol=1e-5)
     assert torch.allclose(found.csm * torch.polar(found.image, found.phase), coil_images, atol=1e-5)
     assert torch.allclose(torch.linalg.vector_norm(found.csm, dim=0), torch.ones(shape), atol=1e-5)
-    # the standard deviation is that of many images drawn with it
-    draws = []
-    for _ in range(4000):
-        moved = result.image + result.std * torch.randn(result.std.shape, generator=generator)
-        draws.append(torch.linalg.vector_norm(folded(result.csm * torch.polar(moved, result.phase)), dim=0))
-    assert torch.allclose(found.std, torch.stack(draws).std(0), rtol=0.08, atol=1e-4)
+    assert found.std is result.std  # it is of what is shown from the beginning
+
+
+@pytest.mark.parametrize(("n", "axis"), [(8, 0), (7, 0), (8, 1), (7, 1)])
+def test_as_it_was_scanned_again(n, axis):
+    kspace = torch.view_as_complex(torch.randn(3, n, n + 2, 2, generator=torch.Generator().manual_seed(6)))
+    frame = KSpaceFrame.cartesian(kspace, torch.rand(n, n + 2, generator=torch.Generator().manual_seed(7)) < 0.6, 0.3)
+    again = as_scanned(doubled(frame, axis))
+    assert torch.allclose(again.kspace, frame.kspace, atol=1e-6) and torch.equal(again.mask, frame.mask)
+    assert (again.shape, again.doubled_axis) == (frame.shape, None)
+    assert again.noise_std == pytest.approx(0.3)
+    assert as_scanned(frame) is frame
+    assert doubled(frame, axis).subset(doubled(frame, axis).mask).doubled_axis == axis
 
 
 def test_a_wrapped_object_is_seen_whole(prior):
@@ -112,9 +120,35 @@ def test_a_wrapped_object_is_seen_whole(prior):
     inside = object_mask(truth)
     error = (found.image - truth)[inside].square().mean().sqrt()
     assert 0.5 < float(found.std[inside].square().mean().sqrt() / error) < 2
-    # what it began with serves again
-    again = reconstruct(frame, prior, Settings(**FOLDS), start=found.start)
+    assert found.noise_std == pytest.approx(as_it_is.noise_std)
+    # what it began with serves again, whatever the setting
+    again = reconstruct(frame, prior, Settings(**FOLDS, coils={"wrapped": "off"}), start=found.start)
     assert torch.allclose(again.image, found.image, atol=1e-4)
+
+
+def test_raw_spread_is_that_of_the_samples_shown(prior):
+    frame, _ = wrapped_scan()
+    settings = Settings(n_samples=3, n_steps=4, map={"steps": 30}, uncertainty={"method": "samples"}, device="cpu")
+    found = reconstruct(frame, prior, settings)
+    assert "LARGER_FOV" in found.warnings
+    assert torch.allclose(found.std, found.samples.std(0), rtol=1e-3, atol=1e-5)
+
+
+def test_a_trial_that_diverges_or_is_stopped_is_not_taken(prior, monkeypatch):
+    frame, _ = wrapped_scan()
+    model = EncodingModel(frame)
+    start = nlinv(model, 10)
+
+    def diverging(larger, settings, noise_std, run):
+        run.end(SamplerStatus.DIVERGED, "")
+        return zero_filled_start(larger)
+
+    monkeypatch.setattr("pogmdm_core.wrapped.joint_start", diverging)
+    run = Run(None, None)
+    assert unwrapped(model, start, 0.01, Settings().coils, run) is None
+    assert run.status is SamplerStatus.OK
+    run.end(SamplerStatus.CANCELLED, "")
+    assert unwrapped(model, start, 0.01, Settings().coils, run) is None
 
 
 def test_columns_wrap_too(prior):
