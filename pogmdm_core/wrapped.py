@@ -26,6 +26,7 @@ from pogmdm_core.uncertainty.model_error import FITS, model_error
 # Root mean square at the edge over that inside the object, of an image without its noise: below .06 on scans that end
 # in air, .17 to .9 on wrapped ones
 _REACHES_EDGE = 0.1
+_CLEARLY = 0.3  # gains, phases and ghosts leave .2 at most
 _LOW_PASS = 0.06  # standard deviation of the Gaussian that takes the noise off, cycles/pixel
 _EDGE_SHARE, _LEAST_EDGE = 50, 2
 # Residual near the centre of k-space with the larger field of view over that without: .3 to .85 on wrapped scans, .94
@@ -112,8 +113,9 @@ def unwrapped(
         return None
     before = model_error(model.frame, model.residual_squares(start.image, start.csm), noise_std)
     after = model_error(frame, larger.residual_squares(found.image, found.csm), larger_noise)
-    # lines that err are explained better by more unknowns, too, but not to the noise
-    return Wrapped(frame, found) if after < min(FITS, _EXPLAINS * before) else None
+    # lines that err leave a little at the edge, and more unknowns explain them better, too, but not to the noise
+    is_clear = reaches[axis] > _CLEARLY or after < FITS
+    return Wrapped(frame, found) if is_clear and after < _EXPLAINS * before else None
 
 
 def _low_pass(image: torch.Tensor) -> torch.Tensor:
