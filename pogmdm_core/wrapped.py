@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from pogmdm_core.estimate.joint_start import JointStart, joint_start
+from pogmdm_core.estimate.joint_start import JointStart, joint_start, low_pass
 from pogmdm_core.frame import KSpaceFrame
 from pogmdm_core.measurement.encoding import EncodingModel, root_sum_of_squares
-from pogmdm_core.measurement.folding import doubled, places, shown_magnitudes
+from pogmdm_core.measurement.folding import amplitude, doubled, places, shown_magnitudes
 from pogmdm_core.result import ReconResult
 from pogmdm_core.run import Run, SamplerStatus
 from pogmdm_core.settings import CoilSettings
@@ -76,8 +76,8 @@ class Wrapped:
             samples=folded(result.samples),
             phase=phase,
             csm=coil_images / torch.polar(magnitude.clamp_min(tiny), phase),
-            noise_std=result.noise_std * 2**0.5,
-            noise_level=result.noise_level * 2**0.5,
+            noise_std=result.noise_std * amplitude(axis),
+            noise_level=result.noise_level * amplitude(axis),
         )
 
 
@@ -101,12 +101,12 @@ def unwrapped(
     """
     if model.frame.mask is None or run.status is not SamplerStatus.OK:
         return None
-    smooth = _low_pass(start.image).abs().cpu()
+    smooth = low_pass(start.image, _LOW_PASS).abs().cpu()
     reaches = [_at_edge(smooth, axis) for axis in (0, 1)]
     axis = reaches.index(max(reaches))
     if reaches[axis] < _REACHES_EDGE:
         return None
-    frame, larger_noise = doubled(model.frame, axis), noise_std * 0.5**0.5
+    frame, larger_noise = doubled(model.frame, axis), noise_std / amplitude(axis)
     larger, trial = EncodingModel(frame, model.scale), Run(None, run.should_stop)
     found = joint_start(larger, settings, larger_noise, trial)
     if trial.status is not SamplerStatus.OK:
@@ -116,13 +116,6 @@ def unwrapped(
     # lines that err leave a little at the edge, and more unknowns explain them better, too, but not to the noise
     is_clear = reaches[axis] > _CLEARLY or after < FITS
     return Wrapped(frame, found) if is_clear and after < _EXPLAINS * before else None
-
-
-def _low_pass(image: torch.Tensor) -> torch.Tensor:
-    ky, kx = (torch.fft.fftfreq(n, device=image.device) for n in image.shape)
-    window = torch.exp(-(ky[:, None] ** 2 + kx**2) / (2 * _LOW_PASS**2))
-    found: torch.Tensor = torch.fft.ifft2(torch.fft.fft2(image) * window)
-    return found
 
 
 def _at_edge(magnitude: torch.Tensor, axis: int) -> float:

@@ -213,6 +213,14 @@ def acs_start(model: EncodingModel, radius: float = 0.06) -> JointStart:
     return JointStart(image, csm, _no_gauge(image))
 
 
+def low_pass(image: torch.Tensor, width: float) -> torch.Tensor:
+    """Image `(y, x)` without its fine detail: a Gaussian of standard deviation `width`, cycles/pixel, in k-space."""
+    ny, nx = image.shape
+    k = torch.hypot(torch.fft.fftfreq(ny)[:, None], torch.fft.fftfreq(nx)[None, :]).to(image.device)
+    found: torch.Tensor = torch.fft.ifft2(torch.fft.fft2(image) * torch.exp(-0.5 * (k / width) ** 2))
+    return found
+
+
 def smooth_phase_into_coils(start: JointStart, width: float = 0.03) -> JointStart:
     """Move the smooth part of the image's phase into the coils, where it costs nothing.
 
@@ -224,9 +232,7 @@ def smooth_phase_into_coils(start: JointStart, width: float = 0.03) -> JointStar
     width
         Standard deviation of the Gaussian low-pass that defines "smooth", cycles/pixel.
     """
-    ny, nx = start.image.shape
-    k = torch.hypot(torch.fft.fftfreq(ny)[:, None], torch.fft.fftfreq(nx)[None, :]).to(start.image.device)
-    low = torch.fft.ifft2(torch.fft.fft2(start.image) * torch.exp(-0.5 * (k / width) ** 2))
+    low = low_pass(start.image, width)
     phase = torch.polar(torch.ones_like(low.real), low.angle())
     return JointStart(start.image * phase.conj(), start.csm * phase, start.gauge * phase)
 

@@ -16,7 +16,7 @@ from pogmdm_core.measurement.encoding import root_sum_of_squares
 
 def doubled(frame: KSpaceFrame, axis: int) -> KSpaceFrame:
     """Return the samples of a Cartesian frame as those of a field of view twice as large along an axis (0: y, 1: x)."""
-    factor = 0.5**0.5  # unitary transforms of twice as many pixels
+    factor = 1 / amplitude(axis)
     shape = (2 * frame.shape[0], frame.shape[1]) if axis == 0 else (frame.shape[0], 2 * frame.shape[1])
     return replace(
         frame,
@@ -34,20 +34,20 @@ def as_scanned(frame: KSpaceFrame) -> KSpaceFrame:
     axis = frame.doubled_axis
     if axis is None or frame.mask is None:
         return frame
-    mask = own_lines(frame.mask, axis)
+    mask, factor = own_lines(frame.mask, axis), amplitude(axis)
     return replace(
         frame,
-        kspace=own_lines(frame.kspace, axis) * 2**0.5,
+        kspace=own_lines(frame.kspace, axis) * factor,
         mask=mask,
         shape=(mask.shape[0], mask.shape[1]),
-        noise_std=None if frame.noise_std is None else frame.noise_std * 2**0.5,
-        noise_floor=frame.noise_floor * 2**0.5,
+        noise_std=None if frame.noise_std is None else frame.noise_std * factor,
+        noise_floor=frame.noise_floor * factor,
         doubled_axis=None,
     )
 
 
 def amplitude(axis: int | None) -> float:
-    """What `as_scanned` multiplies samples and their noise with."""
+    """What `as_scanned` multiplies samples and their noise with: unitary transforms of half as many pixels."""
     return 1.0 if axis is None else 2**0.5
 
 
